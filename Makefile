@@ -1,0 +1,58 @@
+# Every target sets up .venv by itself. Another interpreter: make test PYTHON=python3.13
+PYTHON ?= python3
+PY := .venv/bin/python
+PIP := -m pip --disable-pip-version-check -qq  # errors only
+READY := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench stress constraints clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+demo: $(READY)  ## retrain the shipped ResNet-20 on handwritten digits
+	@$(PY) data/make_digits.py
+	@$(PY) launchers/train_with_patience.py --run runs/demo
+
+test: $(READY)  ## run the tests
+	@$(PY) -m pytest
+
+check: $(READY)  ## run the linters and the type checker
+	@$(PY) -m ruff check
+	@$(PY) -m ruff format --check
+	@$(PY) -m mypy
+
+format: $(READY)  ## format the code and mend what the linter can
+	@$(PY) -m ruff check --fix
+	@$(PY) -m ruff format
+
+bench: $(READY)  ## measure training and reading (minutes; keep the machine idle)
+	@$(PY) benchmarks/training.py
+	@$(PY) benchmarks/reading.py
+
+stress: $(READY)  ## run the fault tests, minutes each
+	@$(PY) -m pytest -m stress --timeout 1800
+
+# On the oldest Python we support, so that every version pinned exists for all of them.
+constraints:  ## resolve the newest versions allowed into constraints.txt
+	@set -e; fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and \
+	    "`make constraints` runs on Python 3.11: give PYTHON=python3.11")'; \
+	$(PYTHON) -m venv "$$fresh/venv"; \
+	"$$fresh/venv/bin/python" $(PIP) install --upgrade setuptools -e '.[dev]'; \
+	sed '/^#/!d' constraints.txt > "$$fresh/new"; \
+	"$$fresh/venv/bin/python" -m pip freeze --all --exclude-editable --exclude pip \
+	    >> "$$fresh/new"; \
+	cp "$$fresh/new" constraints.txt; \
+	echo "Wrote constraints.txt; now run: make check test"
+
+clean:  ## remove .venv, caches and build products (never runs/ or data/)
+	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A .venv without a working pip (interrupted, or its Python is gone) is made anew.
+$(READY): pyproject.toml constraints.txt
+	@echo "Setting up .venv with the pinned packages (a few minutes the first time)"
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@$(PY) $(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@

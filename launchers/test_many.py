@@ -1,0 +1,82 @@
+"""Test every checkpoint of a run as it appears, beside training.
+
+    python launchers/test_many.py --run runs/demo --split valid
+
+Each checkpoint is tested once, in order, even if training deletes it meanwhile: the
+trainer links it into this tester's queue before it deletes any. Ends when the run is
+complete and its queue is empty. Start it before, during or after training. It needs
+the memory of a second copy of the network.
+"""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from worklab import Session, Tester, Writer, cli
+from worklab.runs import make_network, make_reader, read_result, read_run
+from worklab.tester import TestResult
+from worklab.testing_queue import TestingQueue
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Test every checkpoint of a run as it appears, beside training."""
+
+    run: Path = Path("runs/demo")
+    """Folder of the run; waited for when it is not there yet."""
+    split: Literal["train", "valid", "test"] = "valid"
+    """Which of the run's lists."""
+    data_folder: Path | None = None
+    """Where the lists are now; None: where they were in training."""
+    poll_seconds: float = 1.0
+    """Pause between looks for a new checkpoint."""
+
+
+def main(options: Options) -> list[TestResult]:
+    """Test every checkpoint of a run as it appears.
+
+    Returns:
+        The results of this process, in order.
+    """
+    console = Console()
+    while not (options.run / "network.py").exists():
+        console.print(f"waiting for {options.run} to begin")
+        time.sleep(options.poll_seconds)
+    setup = read_run(options.run, data_folder=options.data_folder)
+    results = []
+    with (
+        Session(options.run, setup.session) as session,
+        Writer(options.run / "tests") as writer,
+        TestingQueue(options.run, options.split) as queue,
+    ):
+        reader = make_reader(options.split, setup.class_names, setup)
+        network = make_network(reader, setup)
+        session.track_variables(network.variables)
+        tester = Tester(network, reader, session, split=options.split)
+        while True:
+            complete = read_result(options.run) is not None  # before the last look
+            for step, checkpoint in queue.waiting():
+                session.restore_file(checkpoint)
+                result = tester.test(step=step)
+                result.save(options.run / "tests")
+                queue.remove(checkpoint)
+                found = result.statistics
+                scalars = {"loss": found.loss, "accuracy": found.accuracy}
+                writer.write_scalars(step, scalars, split=options.split)
+                console.print(
+                    f"step {step:>7}  {options.split} loss {found.loss:.4f}  "
+                    f"accuracy {found.accuracy:.2%}",
+                    highlight=False,
+                )
+                results.append(result)
+            if complete:
+                return results
+            session.raise_if_stopped()
+            time.sleep(options.poll_seconds)
+
+
+if __name__ == "__main__":
+    cli.run(main)

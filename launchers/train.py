@@ -1,0 +1,100 @@
+"""Train for a number of steps.
+
+    python launchers/train.py --run runs/steps --num-steps 2000
+
+saves a checkpoint every `save_every` steps and at the end. Stop it at any time; the
+same command goes on where it was, and a larger `--num-steps` goes further. To test
+the checkpoints as they come, start `test_many.py` beside it.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from worklab import Session, Trainer, Writer, cli
+from worklab.lists import find_class_names
+from worklab.options import (
+    AugmentOptions,
+    DataOptions,
+    LayerOptions,
+    OptimizerOptions,
+    ReaderOptions,
+    ScheduleOptions,
+    SessionOptions,
+    TrainingOptions,
+)
+from worklab.runs import make_network, make_reader, write_result, write_run
+from worklab.schedules import make_schedule
+
+PRETRAINED = Path(__file__).parent.parent / "pretrained/resnet20_cifar10.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Train for a number of steps; an unfinished run goes on where it was."""
+
+    run: Path = Path("runs/steps")
+    """Folder of the run."""
+    num_steps: int = 1000
+    """Step at which training ends, counted from the start of the run."""
+    save_every: int = 500
+    """Steps between checkpoints; there is always one at the end."""
+    network: str = "worklab.networks.digits:DigitsNetwork"
+    """The Network class, as `file.py:Class` or `package.module:Class`."""
+    pretrained: Path | None = PRETRAINED
+    """Weights that the network's `restore=` layers start from; None: from scratch."""
+    data: DataOptions = DataOptions()
+    reader: ReaderOptions = ReaderOptions()
+    augment: AugmentOptions = AugmentOptions()
+    layers: LayerOptions = LayerOptions()
+    optimizer: OptimizerOptions = OptimizerOptions()
+    schedule: ScheduleOptions = ScheduleOptions(learning_rate=0.05, warmup_steps=50)
+    training: TrainingOptions = TrainingOptions()
+    session: SessionOptions = SessionOptions()
+
+
+def main(options: Options) -> dict[str, Any]:
+    """Train for a number of steps.
+
+    Returns:
+        The content of `result.json`.
+
+    Raises:
+        ValueError: If a number of steps is out of range.
+    """
+    if options.num_steps < 1 or options.save_every < 1:
+        raise ValueError(
+            "`num_steps` and `save_every` must be at least 1. Received: "
+            f"num_steps={options.num_steps}, save_every={options.save_every}"
+        )
+    console = Console()
+    session = Session(options.run, options.session)
+    with session, Writer(options.run, console=console) as writer:
+        class_names = find_class_names(options.data.folder / options.data.train)
+        reader = make_reader("train", class_names, options)
+        network = make_network(reader, options)
+        trainer = Trainer(
+            network,
+            reader,
+            session,
+            writer,
+            learning_rate=make_schedule(options.schedule, options.num_steps),
+            optimizer=options.optimizer,
+            options=options.training,
+        )
+        report = session.start(network, class_names, pretrained=options.pretrained)
+        write_run(options.run, options, network, class_names, report)
+        while session.step < options.num_steps:
+            next_save = (session.step // options.save_every + 1) * options.save_every
+            trainer.train(min(next_save, options.num_steps) - session.step)
+            session.save()
+    result = {"step": session.step, "class_names": class_names}
+    write_result(options.run, result)
+    console.print(f"{options.run} is at step {session.step}")
+    return result
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,144 @@
+"""Train; lower the learning rate when the validation loss stops falling; then test.
+
+    python launchers/train_with_patience.py --run runs/demo
+
+retrains the shipped ResNet-20 on handwritten digits. The test split is read once, at
+the end, on the checkpoint with the lowest validation loss. Stop it at any time; the
+same command goes on where it was.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from worklab import Session, Tester, Trainer, Writer, cli
+from worklab.console import show_places, show_statistics
+from worklab.lists import find_class_names
+from worklab.options import (
+    AugmentOptions,
+    DataOptions,
+    LayerOptions,
+    OptimizerOptions,
+    PatienceOptions,
+    ReaderOptions,
+    ScheduleOptions,
+    SessionOptions,
+    TrainingOptions,
+)
+from worklab.patience import Patience
+from worklab.runs import (
+    make_network,
+    make_reader,
+    read_result,
+    write_result,
+    write_run,
+)
+from worklab.schedules import make_schedule
+
+PRETRAINED = Path(__file__).parent.parent / "pretrained/resnet20_cifar10.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Train with patience, then test the best checkpoint.
+
+    An unfinished run goes on where it was; a finished one shows its result.
+    """
+
+    run: Path = Path("runs/digits")
+    """Folder of the run."""
+    network: str = "worklab.networks.digits:DigitsNetwork"
+    """The Network class, as `file.py:Class` or `package.module:Class`."""
+    pretrained: Path | None = PRETRAINED
+    """Weights that the network's `restore=` layers start from; None: from scratch."""
+    data: DataOptions = DataOptions()
+    reader: ReaderOptions = ReaderOptions()
+    augment: AugmentOptions = AugmentOptions()
+    layers: LayerOptions = LayerOptions()
+    optimizer: OptimizerOptions = OptimizerOptions()
+    schedule: ScheduleOptions = ScheduleOptions(learning_rate=0.05, warmup_steps=50)
+    training: TrainingOptions = TrainingOptions()
+    patience: PatienceOptions = PatienceOptions()
+    session: SessionOptions = SessionOptions()
+
+
+def main(options: Options) -> dict[str, Any]:
+    """Train with patience, then test the best checkpoint.
+
+    Returns:
+        The content of `result.json`.
+    """
+    console = Console()
+    result = read_result(options.run)
+    if result is not None:
+        console.print(f"{options.run} is complete; another `--run` starts anew")
+        show_result(console, options.run, result)
+        return result
+
+    session = Session(options.run, options.session)
+    with session, Writer(options.run, console=console) as writer:
+        class_names = find_class_names(options.data.folder / options.data.train)
+        train_reader = make_reader("train", class_names, options)
+        valid_reader = make_reader("valid", class_names, options)
+        test_reader = make_reader("test", class_names, options)
+        network = make_network(train_reader, options)
+        patience = Patience(options.patience)
+        schedule = make_schedule(options.schedule)
+        trainer = Trainer(
+            network,
+            train_reader,
+            session,
+            writer,
+            learning_rate=lambda step: schedule(step) * patience.factor,
+            optimizer=options.optimizer,
+            options=options.training,
+        )
+        session.track_state("patience", patience)
+        report = session.start(network, class_names, pretrained=options.pretrained)
+        write_run(options.run, options, network, class_names, report)
+
+        validation = Tester(network, valid_reader, session, split="valid")
+        while not patience.complete:
+            next_validation = patience.last_step + options.patience.valid_every
+            trainer.train(next_validation - session.step)
+            valid = validation.test().statistics
+            decision = patience.update(session.step, valid.loss)
+            if decision == "best":
+                session.best_step = session.step
+            elif decision == "decay":
+                session.restore_best()
+            writer.write_scalars(
+                session.step,
+                {"loss": valid.loss, "accuracy": valid.accuracy},
+                split="valid",
+            )
+            writer.show_validation(session.step, valid.loss, valid.accuracy, decision)
+            session.save()
+
+        best_step = session.restore_best()
+        tester = Tester(network, test_reader, session, split="test")
+        test = tester.test(step=best_step)
+        test.save(options.run / "tests")
+    result = {
+        "step": session.step,
+        "best_step": best_step,
+        "best_valid_loss": patience.best_loss,
+        "test": test.statistics.to_json(),
+        "class_names": class_names,
+    }
+    write_result(options.run, result)
+    show_result(console, options.run, result)
+    return result
+
+
+def show_result(console: Console, run: Path, result: dict[str, Any]) -> None:
+    """Show the test of the best checkpoint and where everything is."""
+    console.print(f"test of the best checkpoint, step {result['best_step']}:")
+    show_statistics(console, result["test"], result["class_names"])
+    show_places(console, run)
+
+
+if __name__ == "__main__":
+    cli.run(main)

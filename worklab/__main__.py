@@ -1,0 +1,48 @@
+"""`python -m worklab`: the tools beside the launchers."""
+
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from worklab import cli
+from worklab.lists import SPLIT_FRACTIONS, make_lists, read_class_names, read_list
+
+
+def lists(
+    folder: tyro.conf.Positional[Path],
+    /,
+    train: float = SPLIT_FRACTIONS["train"],
+    valid: float = SPLIT_FRACTIONS["valid"],
+    test: float = SPLIT_FRACTIONS["test"],
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Make train.json, valid.json and test.json from a folder of classes.
+
+    Args:
+        folder: Holds one folder of images for each class, or folders `train`,
+            `valid` (or `val`) and `test` that do.
+        train: Share of each class's images to train on.
+        valid: Share that decides about learning rate and stopping.
+        test: Share that is kept for the end.
+        seed: Of the random split.
+        overwrite: Replace lists that are there.
+    """
+    fractions = {"train": train, "valid": valid, "test": test}
+    paths = make_lists(folder, fractions=fractions, seed=seed, overwrite=overwrite)
+    names = read_class_names(folder / "classes.json")
+    console = Console(soft_wrap=True)
+    for path in paths.values():
+        count = len(read_list(path, names))
+        console.print(f"{path}: {count} images", highlight=False)
+    console.print(f"{folder / 'classes.json'}: {len(names)} classes", highlight=False)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one of the tools."""
+    cli.run_commands({"lists": lists}, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""Checkpoint files: each holds one instant of a run, and appears whole or not at all."""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+from safetensors.numpy import save_file
+
+_logger = logging.getLogger(__name__)
+_PATTERN = re.compile(r"step-(\d{8,})\.safetensors")
+_STATE, _CHECKSUM = "worklab.state", "worklab.checksum"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is not there, or not whole."""
+
+
+class Checkpoints:
+    """The checkpoint files of a run, `step-00001000.safetensors` and so on.
+
+    A checkpoint is one file: arrays by name, and as text in its header a JSON state
+    and a checksum over both. It is written beside, brought to disk and renamed, so a
+    reader sees all of it or nothing; a reader that has it open keeps it when it is
+    deleted. Folders under `queues` get a hard link of each new file before any old
+    one is deleted, which is how a tester beside training misses none.
+
+    Args:
+        folder: Where the files are; made at the first save.
+        keep: Newest files that stay, besides the best.
+        queues: Parent of the folders that want a link to each file.
+
+    Raises:
+        ValueError: If `keep` is below 1.
+    """
+
+    def __init__(self, folder: Path, *, keep: int = 3, queues: Path | None = None):
+        if keep < 1:
+            raise ValueError(f"`keep` must be at least 1. Received: keep={keep}")
+        self.folder = Path(folder)
+        self.keep = keep
+        self.queues = queues
+
+    def path(self, step: int) -> Path:
+        """Return where the checkpoint of a step is, or would be."""
+        return checkpoint_path(self.folder, step)
+
+    def steps(self) -> list[int]:
+        """Return the steps that have a checkpoint, rising."""
+        return list_steps(self.folder)
+
+    def save(
+        self,
+        step: int,
+        arrays: Mapping[str, np.ndarray],
+        state: Mapping[str, Any],
+        *,
+        best_step: int | None = None,
+    ) -> Path:
+        """Write a checkpoint, then delete what need not be kept.
+
+        Args:
+            step: Its step; a checkpoint of the same step is replaced.
+            arrays: What it holds, by name.
+            state: What it holds beside, as JSON has it.
+            best_step: A step whose checkpoint is never deleted.
+
+        Returns:
+            Path of the file.
+
+        Raises:
+            ValueError: If an array has a number that is not finite; nothing is written.
+        """
+        for name, array in arrays.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise ValueError(
+                    f"no checkpoint was written at step {step}, because `{name}` is "
+                    "not finite; the one before is intact. Lower the learning rate or "
+                    "clip the gradient. Received: NaN or infinity"
+                )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.path(step)
+        text = json.dumps(state)
+        # Sorted, so that equal checkpoints are equal files.
+        arrays = {name: np.asarray(arrays[name], order="C") for name in sorted(arrays)}
+        metadata = {_STATE: text, _CHECKSUM: _checksum(arrays, text)}
+        temporary = self.folder / f".{path.name}.{os.getpid()}"
+        try:
+            save_file(arrays, temporary, metadata=metadata)
+            _bring_to_disk(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _bring_to_disk(self.folder)
+        self._link_into_queues(path)
+        self._delete_old(best_step)
+        return path
+
+    def load(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return arrays and state of a checkpoint.
+
+        Raises:
+            CheckpointError: If it is missing or broken.
+        """
+        return load_checkpoint(self.path(step))
+
+    def load_newest(
+        self,
+    ) -> tuple[int, dict[str, np.ndarray], dict[str, Any]] | None:
+        """Return step, arrays and state of the newest whole checkpoint, or None.
+
+        A broken one is reported and passed over.
+        """
+        for step in reversed(self.steps()):
+            try:
+                return step, *self.load(step)
+            except CheckpointError as error:
+                _logger.warning("%s The checkpoint before it is tried.", error)
+        return None
+
+    def _link_into_queues(self, path: Path) -> None:
+        if self.queues is None:
+            return
+        for queue in self.queues.glob("*/"):
+            with contextlib.suppress(FileExistsError, FileNotFoundError):
+                os.link(path, queue / path.name)
+
+    def _delete_old(self, best_step: int | None) -> None:
+        for step in self.steps()[: -self.keep]:
+            if step != best_step:
+                self.path(step).unlink(missing_ok=True)
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Return where in a folder the checkpoint of a step is."""
+    return folder / f"step-{step:08d}.safetensors"
+
+
+def list_steps(folder: Path) -> list[int]:
+    """Return the steps of the checkpoint files in a folder, rising."""
+    if not folder.is_dir():
+        return []
+    matches = (_PATTERN.fullmatch(path.name) for path in folder.iterdir())
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return arrays by name and the state of a checkpoint file.
+
+    Raises:
+        CheckpointError: If it is missing, broken, or its checksum does not fit.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(
+            f"`{path}` cannot be read as a checkpoint. Received: {error}"
+        ) from error
+    text = metadata.get(_STATE, "")
+    if metadata.get(_CHECKSUM) != _checksum(arrays, text):
+        raise CheckpointError(
+            f"`{path}` is damaged: what it holds does not fit its checksum. "
+            f"Received: checksum={metadata.get(_CHECKSUM)!r}"
+        )
+    return arrays, json.loads(text)
+
+
+def digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """Return a SHA-256 over names, types, shapes and values, in the names' order."""
+    sha = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.asarray(arrays[name], order="C")
+        sha.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        sha.update(array.tobytes())
+    return sha.hexdigest()
+
+
+def _checksum(arrays: Mapping[str, np.ndarray], text: str) -> str:
+    return hashlib.sha256(f"{digest(arrays)}\n{text}".encode()).hexdigest()
+
+
+def _bring_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,44 @@
+"""What a launcher shows on the console beside progress."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+# More columns than this do not fit a terminal; the numbers are in the JSON file.
+_LARGEST_CONFUSION = 20
+
+
+def show_statistics(
+    console: Console, statistics: Mapping[str, Any], class_names: Sequence[str]
+) -> None:
+    """Show loss, accuracy and, for up to 20 classes, the confusion matrix.
+
+    Args:
+        console: Where.
+        statistics: As `Statistics.to_json` gives them.
+        class_names: Names in label order.
+    """
+    summary = Table(show_header=False)
+    summary.add_row("images", str(statistics["num_images"]))
+    summary.add_row("loss", f"{statistics['loss']:.4f}")
+    summary.add_row("accuracy", f"{statistics['accuracy']:.2%}")
+    for k, value in statistics["top_k_accuracy"].items():
+        summary.add_row(f"top-{k} accuracy", f"{value:.2%}")
+    console.print(summary)
+    if len(class_names) <= _LARGEST_CONFUSION:
+        confusion = Table("is \\ called", *class_names, "recall")
+        for name, row in zip(class_names, statistics["confusion"], strict=True):
+            recall = statistics["recall"][name]
+            counts = [str(count) if count else "." for count in row]
+            share = "" if recall is None else f"{recall:.1%}"
+            confusion.add_row(name, *counts, share)
+        console.print(confusion)
+
+
+def show_places(console: Console, run: Path) -> None:
+    """Show where the results are and how to look at the curves."""
+    console.print(f"results: {run / 'result.json'}, tests: {run / 'tests'}")
+    console.print(f"curves:  tensorboard --logdir {run}")

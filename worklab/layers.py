@@ -1,0 +1,89 @@
+"""Keras layers that are faster, or simpler to restore, than Keras's own."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable(package="worklab")
+class BatchNormalization(keras.layers.BatchNormalization):
+    """Batch normalisation of images in one fused operation.
+
+    Keras 3 computes moments and normalisation as separate operations; the fused one
+    makes a training step of ResNet-50 about a quarter faster. Statistics, scale and
+    shift are float32 whatever the layer's arithmetic.
+
+    *Frozen* (`trainable=False`, which `lr_mult=0` sets) means inference mode as well:
+    the layer normalises with its moving statistics, also in training, and these do
+    not change. With any other `lr_mult` the batch's statistics are used in training
+    and the moving statistics follow them, at the full rate.
+
+    Args:
+        momentum: Share of the moving statistics that a step keeps, in [0, 1).
+        epsilon: Added to the variance.
+        **settings: As for `keras.layers.BatchNormalization`; the channel axis is last.
+
+    Call arguments:
+        inputs: Float (batch, height, width, channels).
+        training: Whether to use, and learn from, the statistics of the batch.
+
+    Example:
+        >>> layer = BatchNormalization()
+        >>> layer(tf.ones((2, 4, 4, 3))).shape
+        TensorShape([2, 4, 4, 3])
+
+    Source: Ioffe and Szegedy 2015, arXiv:1502.03167. The moving variance follows the
+        unbiased variance of the batch, as in PyTorch; Keras takes the biased one.
+    """
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Create scale, shift and moving statistics, float32 and never cast."""
+        shape = (input_shape[-1],)
+
+        def add(name: str, initializer: Any, trainable: bool) -> Any:
+            return self.add_weight(
+                name=name,
+                shape=shape,
+                initializer=initializer,
+                trainable=trainable,
+                dtype="float32",
+                autocast=False,
+            )
+
+        self.gamma = add("gamma", self.gamma_initializer, True) if self.scale else None
+        self.beta = add("beta", self.beta_initializer, True) if self.center else None
+        self.moving_mean = add("moving_mean", self.moving_mean_initializer, False)
+        self.moving_variance = add(
+            "moving_variance", self.moving_variance_initializer, False
+        )
+        self.input_spec = keras.layers.InputSpec(
+            ndim=len(input_shape), axes={-1: input_shape[-1]}
+        )
+        self.built = True
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Normalise; see the class for when statistics are used and changed."""
+        channels = inputs.shape[-1]
+        gamma = tf.ones(channels) if self.gamma is None else self.gamma.value
+        beta = tf.zeros(channels) if self.beta is None else self.beta.value
+        learning = bool(training) and self.trainable
+        # An empty mean asks the operation for the statistics of the batch.
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=gamma,
+            offset=beta,
+            mean=tf.zeros(0) if learning else self.moving_mean.value,
+            variance=tf.zeros(0) if learning else self.moving_variance.value,
+            epsilon=self.epsilon,
+            is_training=learning,
+        )
+        if learning:
+            for moving, current in (
+                (self.moving_mean, mean),
+                (self.moving_variance, variance),
+            ):
+                moving.assign(
+                    moving.value * self.momentum + current * (1 - self.momentum)
+                )
+        return outputs

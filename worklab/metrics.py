@@ -1,0 +1,83 @@
+"""Statistics of a test, by scikit-learn."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn import metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """What a test found, over all its images.
+
+    Attributes:
+        num_images: Images tested, each once.
+        loss: Mean loss.
+        accuracy: Share of images whose most probable class is right, 0..1.
+        top_k_accuracy: Share whose label is among the k most probable, by k.
+        recall: Share of each class's images that is found, by class name; None where
+            the split has no image of the class.
+        confusion: Count of images by label (rows) and prediction (columns).
+    """
+
+    num_images: int
+    loss: float
+    accuracy: float
+    top_k_accuracy: dict[int, float]
+    recall: dict[str, float | None]
+    confusion: list[list[int]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON has them."""
+        return dataclasses.asdict(self)
+
+
+def classification_statistics(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    losses: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    top_k: Sequence[int] = (5,),
+) -> Statistics:
+    """Return the statistics of a test.
+
+    Args:
+        labels: Class indices, integers (num_images,).
+        probabilities: Float (num_images, num_classes).
+        losses: Float (num_images,).
+        class_names: Names in label order.
+        top_k: Values of k; those not below the number of classes are left out.
+
+    Example:
+        >>> probabilities = np.array([[0.9, 0.1], [0.6, 0.4]])
+        >>> labels, losses = np.array([0, 1]), np.array([0.1, 0.9])
+        >>> classification_statistics(labels, probabilities, losses, "ab").accuracy
+        0.5
+    """
+    classes = np.arange(len(class_names))
+    predictions = probabilities.argmax(axis=1)
+    recalls = metrics.recall_score(
+        labels, predictions, labels=classes, average=None, zero_division=np.nan
+    )
+    return Statistics(
+        num_images=len(labels),
+        loss=float(np.mean(losses, dtype=np.float64)),
+        accuracy=float(metrics.accuracy_score(labels, predictions)),
+        top_k_accuracy={
+            k: float(
+                metrics.top_k_accuracy_score(labels, probabilities, k=k, labels=classes)
+            )
+            for k in top_k
+            if k < len(class_names)
+        },
+        recall={
+            name: None if np.isnan(recall) else float(recall)
+            for name, recall in zip(class_names, recalls, strict=True)
+        },
+        confusion=metrics.confusion_matrix(
+            labels, predictions, labels=classes
+        ).tolist(),
+    )

@@ -1,0 +1,1 @@
+"""Concrete Networks, one file each."""

@@ -1,0 +1,100 @@
+"""Keras's optimizers with an exact learning-rate multiplier for each layer."""
+
+from typing import Any
+
+import keras
+
+from worklab.network import Network, variable_name
+from worklab.options import OptimizerOptions
+
+# Leaves that weight decay applies to: matrices and filters, not biases and norms.
+_DECAYED_LEAVES = ("kernel",)
+
+
+def make_optimizer(options: OptimizerOptions, network: Network) -> Any:
+    """Return a built Keras optimizer that follows the network's policies.
+
+    The update of a layer is `lr_mult` times the plain update, for every optimizer,
+    because its learning rate is multiplied and not its gradient (which would do
+    nothing under Adam). Clipping is by the norm over all trained layers and comes
+    before the multipliers and the decay. Weight decay is added to the gradient (sgd,
+    rmsprop, adam), or taken from the weight apart from it (adamw).
+
+    Args:
+        options: Name and numbers.
+        network: Its trainable variables get slots; frozen ones get none.
+
+    Returns:
+        A `keras.optimizers.Optimizer`; set `learning_rate` before each step.
+
+    Raises:
+        ValueError: If an option is out of range or nothing is trainable.
+    """
+    if not 0 <= options.momentum < 1:
+        raise ValueError(
+            "`momentum` must be in [0, 1). "
+            f"Received: momentum={options.momentum}"
+        )
+    if options.clip_norm is not None and options.clip_norm <= 0:
+        raise ValueError(
+            "`clip_norm` must be above 0, or None for no clipping. "
+            f"Received: clip_norm={options.clip_norm}"
+        )
+    variables = network.model.trainable_variables
+    if not variables:
+        raise ValueError(
+            f"no layer of `{type(network).__name__}` can learn: every `lr_mult` is 0. "
+            "Give the last layer a positive one. Received: lr_mult=0 everywhere"
+        )
+    base, settings = {
+        "sgd": (
+            keras.optimizers.SGD,
+            {"momentum": options.momentum, "nesterov": options.nesterov},
+        ),
+        "rmsprop": (keras.optimizers.RMSprop, {"momentum": options.momentum}),
+        "adam": (keras.optimizers.Adam, {}),
+        "adamw": (keras.optimizers.AdamW, {"weight_decay": None}),
+    }[options.name]
+    policies = [network.policy(variable_name(variable)) for variable in variables]
+    optimizer = _with_policies(base)(
+        learning_rate=0.0,
+        name=options.name,
+        global_clipnorm=options.clip_norm,
+        **settings,
+    )
+    optimizer.lr_mults = [policy.lr_mult for policy in policies]
+    optimizer.decays = [
+        policy.weight_decay if variable.name in _DECAYED_LEAVES else 0.0
+        for policy, variable in zip(policies, variables, strict=True)
+    ]
+    optimizer.decoupled = options.name == "adamw"
+    optimizer.build(variables)
+    return optimizer
+
+
+def decay_of(network: Network, variable: Any) -> float:
+    """Return the weight decay in force for a variable."""
+    if variable.name not in _DECAYED_LEAVES:
+        return 0.0
+    return network.policy(variable_name(variable)).weight_decay
+
+
+def _with_policies(base: Any) -> Any:
+    class WithPolicies(base):  # type: ignore[misc]
+        """`base` with a learning-rate multiplier and a decay for each variable."""
+
+        lr_mults: list[float]
+        decays: list[float]
+        decoupled: bool
+
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            index = self._get_variable_index(variable)
+            learning_rate = learning_rate * self.lr_mults[index]
+            decay = self.decays[index]
+            if decay and self.decoupled:
+                variable.assign_sub(variable * (learning_rate * decay))
+            elif decay:
+                gradient = gradient + decay * variable
+            super().update_step(gradient, variable, learning_rate)
+
+    return WithPolicies

@@ -1,0 +1,172 @@
+"""Option dataclasses of the launchers: one documented field per line.
+
+`tyro` turns them into the command line, so each docstring here is a line of `--help`.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    """Where the images and their labels are."""
+
+    folder: Path = Path("data/digits")
+    """Folder of the lists; paths in a list are relative to it."""
+    train: str = "train.json"
+    """List to train on; the class names are pinned from it."""
+    valid: str = "valid.json"
+    """List that decides about learning rate and stopping."""
+    test: str = "test.json"
+    """List that is read once, at the end."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ReaderOptions:
+    """How images become batches."""
+
+    image_size: tuple[int, int] = (32, 32)
+    """Height and width the network sees, in pixels."""
+    channels: Literal[1, 3] = 3
+    """3 for RGB, 1 for grey; images are converted."""
+    crop_fraction: float = 1.0
+    """Share of the shorter side that a test image shows, in (0, 1]."""
+    batch_size: int = 64
+    """Images per step."""
+    test_batch_size: int = 256
+    """Images per batch when testing; changes speed and memory, never a result."""
+    num_threads: int | None = None
+    """Threads that prepare batches; 0: between steps, None: from a record's cost."""
+    cache_megabytes: int = 1024
+    """Decoded images kept in memory, at most; 0 decodes each time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentOptions:
+    """Random changes of training images; None takes the preset's amount."""
+
+    preset: Literal["off", "light", "strong"] = "light"
+    """Amounts for whatever is not given below."""
+    zoom: float | None = None
+    """Largest change of scale: 0.1 zooms by a factor in [1/1.1, 1.1]."""
+    shift: float | None = None
+    """Largest shift, as a fraction of height and width."""
+    rotation: float | None = None
+    """Largest rotation, in degrees to either side."""
+    flip: bool = False
+    """Mirror left-right half of the time; only where a mirrored image keeps its class."""
+    flip_vertical: bool = False
+    """Mirror up-down half of the time."""
+    quarter_turns: bool = False
+    """Turn by 0, 90, 180 or 270 degrees, equally often."""
+    brightness: float | None = None
+    """Largest relative change: 0.2 multiplies by a factor in [0.8, 1.2]."""
+    contrast: float | None = None
+    """Largest relative change of contrast."""
+    saturation: float | None = None
+    """Largest relative change of colour; nothing happens to grey images."""
+
+    def amount(self, name: str) -> float:
+        """Return the amount in force for one of the None-able fields."""
+        given: float | None = getattr(self, name)
+        return AUGMENT_PRESETS[self.preset].get(name, 0.0) if given is None else given
+
+
+AUGMENT_PRESETS: dict[str, dict[str, float]] = {
+    "off": {},
+    "light": {"zoom": 0.1, "shift": 0.1, "rotation": 10.0},
+    "strong": {
+        "zoom": 0.25,
+        "shift": 0.15,
+        "rotation": 20.0,
+        "brightness": 0.3,
+        "contrast": 0.3,
+        "saturation": 0.3,
+    },
+}
+"""What `AugmentOptions.preset` stands for; an amount not named is zero."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerOptions:
+    """What holds for the layers of any network; a layer's own argument wins."""
+
+    lr_mult: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Multipliers by scope that replace the network's own: `stem 0 stage1 0.1`."""
+    weight_decay: float = 5e-4
+    """Decay of kernels; biases and normalisation are never decayed."""
+    label_smoothing: float = 0.0
+    """Share of the target spread evenly over all classes in training, in [0, 1)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerOptions:
+    """How gradients become updates."""
+
+    name: Literal["sgd", "adam", "adamw", "rmsprop"] = "sgd"
+    """Keras optimizer; `sgd` has the momentum below."""
+    momentum: float = 0.9
+    """Momentum of sgd and rmsprop, in [0, 1)."""
+    nesterov: bool = True
+    """Nesterov's momentum; sgd only."""
+    clip_norm: float | None = None
+    """Largest global norm of the gradient over all trained layers; None: no clipping."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleOptions:
+    """The learning rate as a function of the step."""
+
+    name: Literal["fixed", "cosine", "one-cycle"] = "fixed"
+    """`cosine` and `one-cycle` need a number of steps, so they go with `train.py`."""
+    learning_rate: float = 0.1
+    """The largest learning rate; each layer's is this times its `lr_mult`."""
+    warmup_steps: int = 0
+    """Steps of linear rise from zero; not for `one-cycle`, which has its own."""
+    rise: float = 0.3
+    """Share of the steps in which `one-cycle` rises."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SessionOptions:
+    """What outlives the process, and the machine it runs on."""
+
+    seed: int = 0
+    """Seed of initialisation, order and augmentation."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the layers; weights, statistics and loss stay float32."""
+    num_threads: int = 0
+    """Threads of TensorFlow; 0 takes every core."""
+    keep: int = 3
+    """Newest checkpoints kept, besides the best."""
+    restore_anyway: bool = False
+    """Load the pretrained file even when the run has a checkpoint."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingOptions:
+    """The training loop."""
+
+    log_every: int = 20
+    """Steps between rows of the log."""
+    estimate_statistics: int = 0
+    """Batches over which batch-norm statistics are estimated at a cold start."""
+    log_images: bool = False
+    """Write one batch of augmented images to TensorBoard at the start."""
+    log_histograms: bool = False
+    """Write histograms of the weights to TensorBoard at each validation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PatienceOptions:
+    """When to lower the learning rate and when to stop."""
+
+    valid_every: int = 100
+    """Steps between validations."""
+    patience: int = 3
+    """Validations without a lower loss before the learning rate falls."""
+    factor: float = 0.1
+    """What the learning rate is multiplied with, in (0, 1)."""
+    max_decays: int = 2
+    """Falls of the learning rate; at the next the run is complete."""

@@ -1,0 +1,80 @@
+"""JsonListReader: image files named in a JSON list."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worklab.images import decode_image
+from worklab.lists import Record, read_list
+from worklab.reader import Reader
+
+
+class JsonListReader(Reader):
+    """Reads the image files of a JSON list; see `worklab.lists` for its two forms.
+
+    Args:
+        list_path: The JSON list; paths in it are relative to its folder. Records may
+            carry `features`, a list of numbers, equally long in each.
+        class_names: Names in label order, pinned for all splits of a run.
+        **settings: As for `Reader`.
+
+    Raises:
+        ValueError: If the list is malformed, a class is unknown, or an image that is
+            read is missing or broken; each names the file.
+
+    Example:
+        >>> import tempfile, cv2
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> cv2.imwrite(str(folder / "a.png"), np.zeros((8, 8, 3), np.uint8))
+        True
+        >>> _ = (folder / "train.json").write_text('{"a.png": "cat"}')
+        >>> len(JsonListReader(folder / "train.json", ["cat", "dog"]))
+        1
+    """
+
+    def __init__(
+        self, list_path: Path, class_names: Sequence[str], **settings: Any
+    ) -> None:
+        self.list_path = Path(list_path)
+        self.records = read_list(self.list_path, class_names)
+        super().__init__(
+            [record.label for record in self.records],
+            class_names,
+            features=_read_features(self.list_path, self.records),
+            **settings,
+        )
+
+    def name(self, index: int) -> str:
+        """Return the path of record `index`, as it stands in the list."""
+        return self.records[index].path
+
+    def _load(self, index: int) -> np.ndarray:
+        path = self.list_path.parent / self.records[index].path
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ValueError(
+                f"`{path}`, named in `{self.list_path}`, cannot be read "
+                f"({error.strerror}). Paths in a list are relative to its folder. "
+                f"Received: {self.records[index].path!r}"
+            ) from error
+        return decode_image(data, self.options.channels, str(path))
+
+
+def _read_features(list_path: Path, records: list[Record]) -> np.ndarray | None:
+    rows = [record.fields.get("features") for record in records]
+    if all(row is None for row in rows):
+        return None
+    for row, record in zip(rows, records, strict=True):
+        numeric = isinstance(row, list) and all(
+            isinstance(value, int | float) for value in row
+        )
+        if not numeric or len(row or []) != len(rows[0] or []):
+            raise ValueError(
+                f"`{record.path}` in `{list_path}`: where records have `features`, "
+                "each must have a list of numbers, equally long in all. "
+                f"Received: features={row!r}"
+            )
+    return np.array(rows, np.float32)

@@ -1,0 +1,290 @@
+"""Run folders: what a run was started with, and how to open it again."""
+
+import dataclasses
+import datetime
+import importlib
+import importlib.util
+import inspect
+import json
+import logging
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+from worklab.cli import options_from_json, options_to_json
+from worklab.files import write_atomically
+from worklab.lists import read_class_names, write_class_names
+from worklab.network import Network
+from worklab.options import (
+    AugmentOptions,
+    DataOptions,
+    LayerOptions,
+    ReaderOptions,
+    SessionOptions,
+)
+from worklab.pretrained import ImportReport
+from worklab.reader import Reader
+from worklab.readers import JsonListReader
+
+_logger = logging.getLogger(__name__)
+_PACKAGES = ("tensorflow", "keras", "numpy", "grain", "opencv-python-headless")
+_NETWORK_FILE = "network.py"
+
+
+def load_network_class(name: str) -> type[Network]:
+    """Return the Network class called `file.py:Class` or `package.module:Class`.
+
+    Raises:
+        ValueError: If there is no such file, module or class, or it is no Network;
+            names the Networks that are there.
+    """
+    module_name, _, class_name = name.partition(":")
+    if not class_name:
+        raise ValueError(
+            "a network is named `file.py:Class` or `package.module:Class`, e.g. "
+            f"`my_network.py:MyNetwork`. Received: {name!r}"
+        )
+    if module_name.endswith(".py"):
+        module = _load_file(Path(module_name))
+    else:
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"there is no module `{module_name}` ({error}); a file is named with "
+                f"its suffix, `{module_name}.py:{class_name}`. Received: {name!r}"
+            ) from error
+    found = getattr(module, class_name, None)
+    if inspect.isclass(found) and issubclass(found, Network):
+        return found
+    networks = [
+        key
+        for key, value in vars(module).items()
+        if inspect.isclass(value) and issubclass(value, Network) and value != Network
+    ]
+    raise ValueError(
+        f"`{module_name}` has no Network called `{class_name}`; it has {networks}. A "
+        f"network is a class that derives from `worklab.Network`. Received: {name!r}"
+    )
+
+
+def write_run(
+    run: Path,
+    options: Any,
+    network: Network,
+    class_names: Sequence[str],
+    report: ImportReport | None = None,
+) -> None:
+    """Write `run.json`, `network.py`, `classes.json` and an empty `notes.md`.
+
+    On a restart, options that differ from those of the start are logged.
+
+    Args:
+        run: Folder of the run.
+        options: The launcher's option dataclass.
+        network: The source of its module is copied.
+        class_names: Names in label order.
+        report: What was loaded at the start; None on a restart or from scratch.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    plain = options_to_json(options)
+    path = run / "run.json"
+    imported = None if report is None else dataclasses.asdict(report)
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        imported = imported or before.get("imported")
+        for line in _differences(before["options"], plain):
+            _logger.warning("changed since the last start of %s: %s", run, line)
+    content = {
+        "options": plain,
+        "command": sys.argv,
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": {name: metadata.version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        "revision": _git_revision(),
+        "imported": options_to_json(imported),
+    }
+    write_atomically(path, lambda file: json.dump(content, file, indent=1))
+    source = inspect.getsourcefile(type(network))
+    copy = run / _NETWORK_FILE
+    if source and Path(source).resolve() != copy.resolve():
+        shutil.copyfile(source, copy)
+    write_class_names(run / "classes.json", class_names)
+    notes = run / "notes.md"
+    if not notes.exists():
+        notes.write_text(f"# {run.name}\n\n", encoding="utf-8")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSetup:
+    """What is needed to build a run's network and readers again.
+
+    Attributes:
+        class_names: Names in label order.
+        network: Name of the network, as `load_network_class` takes it.
+        data: Lists.
+        reader: Sizes of images and batches.
+        augment: Random changes in training.
+        layers: Multipliers and decay.
+        session: Precision and seed.
+    """
+
+    class_names: list[str]
+    network: str
+    data: DataOptions
+    reader: ReaderOptions
+    augment: AugmentOptions
+    layers: LayerOptions
+    session: SessionOptions
+
+
+def read_run(run: Path, *, data_folder: Path | None = None) -> RunSetup:
+    """Return the set-up of a run from its folder.
+
+    A network that came from a file is taken from its copy in the run folder.
+
+    Args:
+        run: Folder of the run.
+        data_folder: Where the lists are now; None: where they were in training.
+
+    Raises:
+        ValueError: If the folder is not one of a run.
+    """
+    try:
+        content = json.loads((Path(run) / "run.json").read_text(encoding="utf-8"))
+        options = content["options"]
+        names = {field.name for field in dataclasses.fields(RunSetup)}
+        values = {name: value for name, value in options.items() if name in names}
+        values["class_names"] = read_class_names(Path(run) / "classes.json")
+        setup = options_from_json(RunSetup, values)
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"`{run}` is not the folder of a run: a launcher that trains writes "
+            f"`run.json` there. Received: {error}"
+        ) from error
+    if data_folder is not None:
+        data = dataclasses.replace(setup.data, folder=data_folder)
+        setup = dataclasses.replace(setup, data=data)
+    file, _, class_name = setup.network.partition(":")
+    if file.endswith(".py"):
+        # Its neighbours may be imported from where it came from.
+        sys.path.append(str(Path(file).resolve().parent))
+        copy = Path(run) / _NETWORK_FILE
+        setup = dataclasses.replace(setup, network=f"{copy}:{class_name}")
+    return setup
+
+
+class Setup(Protocol):
+    """The options that a network and its readers are made from."""
+
+    @property
+    def network(self) -> str:
+        """Name of the network, as `load_network_class` takes it."""
+
+    @property
+    def data(self) -> DataOptions:
+        """Lists."""
+
+    @property
+    def reader(self) -> ReaderOptions:
+        """Sizes of images and batches."""
+
+    @property
+    def augment(self) -> AugmentOptions:
+        """Random changes in training."""
+
+    @property
+    def layers(self) -> LayerOptions:
+        """Multipliers and decay."""
+
+    @property
+    def session(self) -> SessionOptions:
+        """Precision and seed."""
+
+
+def make_reader(split: str, class_names: Sequence[str], setup: Setup) -> JsonListReader:
+    """Return a reader of the list of a split: `train`, `valid` or `test`."""
+    return JsonListReader(
+        setup.data.folder / getattr(setup.data, split),
+        class_names,
+        options=setup.reader,
+        augment=setup.augment,
+        seed=setup.session.seed,
+    )
+
+
+def make_network(reader: Reader, setup: Setup) -> Network:
+    """Return the set-up's network, for the images and classes of a reader."""
+    return load_network_class(setup.network)(
+        len(reader.class_names),
+        image_shape=reader.image_shape,
+        num_features=0 if reader.features is None else reader.features.shape[1],
+        precision=setup.session.precision,
+        seed=setup.session.seed,
+        options=setup.layers,
+    )
+
+
+def write_result(run: Path, result: Mapping[str, Any]) -> None:
+    """Write `result.json`, which says that the run is complete."""
+    write_atomically(
+        Path(run) / "result.json", lambda file: json.dump(result, file, indent=1)
+    )
+
+
+def read_result(run: Path) -> dict[str, Any] | None:
+    """Return the content of `result.json`, or None while a run is not complete."""
+    path = Path(run) / "result.json"
+    if not path.exists():
+        return None
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _load_file(path: Path) -> Any:
+    if not path.is_file():
+        raise ValueError(
+            "the network's file does not exist; give the path from here. "
+            f"Received: `{path}`"
+        )
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"`{path}` cannot be imported. Received: {path.suffix!r}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # as an import would, e.g. for `inspect`
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+def _differences(before: Any, after: Any, name: str = "") -> list[str]:
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        return [
+            line
+            for key in sorted({*before, *after})
+            for line in _differences(
+                before.get(key), after.get(key), f"{name}.{key}".lstrip(".")
+            )
+        ]
+    return [] if before == after else [f"`{name}` was {before!r}, is {after!r}"]
+
+
+def _git_revision() -> str | None:
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty"],  # noqa: S607
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

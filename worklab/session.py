@@ -1,0 +1,321 @@
+"""Session: start, save, restore, stop: everything that outlives the process."""
+
+import logging
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from worklab import runtime
+from worklab.checkpoints import CheckpointError, Checkpoints, load_checkpoint
+from worklab.network import Network
+from worklab.options import SessionOptions
+from worklab.pretrained import ImportReport, import_weights
+
+_logger = logging.getLogger(__name__)
+
+
+class Stateful(Protocol):
+    """Something with a state that JSON can hold."""
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the state."""
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Become what `get_state` described."""
+
+
+class StopRequested(Exception):
+    """A signal asked the run to stop; `Session` saves and ends the process."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal.Signals(signal_number).name)
+        self.signal_number = signal_number
+
+
+class Session:
+    """Keeps a run: its folder, its checkpoints, what is in them, and its end.
+
+    Everything that must survive the process is tracked: variables by name, and small
+    states as text. `save` writes all of it as one checkpoint. Used as a context, a
+    Session serves Ctrl-C and SIGTERM: the step ends, a checkpoint is saved, and the
+    process exits with 130 or 143. A second signal ends it at once.
+
+    Use it as it is; it is not made for subclassing.
+
+    Args:
+        run: Folder of the run; made when something is written.
+        options: Seed, precision, threads, retention.
+
+    Attributes:
+        step: Training steps done.
+        best_step: Step whose checkpoint is kept as the best; None: none yet.
+        checkpoints: The `Checkpoints` of the run.
+
+    Raises:
+        ValueError: If an option is out of range.
+    """
+
+    def __init__(self, run: Path, options: SessionOptions = SessionOptions()) -> None:
+        runtime.configure(options)
+        self.run = Path(run)
+        self.options = options
+        self.step = 0
+        self.best_step: int | None = None
+        self.checkpoints = Checkpoints(
+            self.run / "checkpoints",
+            keep=options.keep,
+            queues=self.run / "tests" / "queues",
+        )
+        self._class_names: list[str] = []
+        self._variables: dict[str, Any] = {}
+        self._states: dict[str, Stateful] = {}
+        self._started = False
+        self._saved_step: int | None = None
+        self._signal: int | None = None
+        self._handlers: dict[int, Any] = {}
+
+    def track_variables(self, variables: Mapping[str, Any], prefix: str = "") -> None:
+        """Save and restore these Keras variables, by `prefix` and name.
+
+        Raises:
+            ValueError: If another tracked variable has the name.
+        """
+        for name, variable in variables.items():
+            full_name = prefix + name
+            if self._variables.setdefault(full_name, variable) is not variable:
+                raise ValueError(
+                    "two tracked variables have one name; give a layer another "
+                    f"`scope=`. Received: {full_name!r} twice"
+                )
+
+    def track_state(self, name: str, stateful: Stateful) -> None:
+        """Save and restore the state of an object, as JSON has it."""
+        self._states[name] = stateful
+
+    def start(
+        self,
+        network: Network,
+        class_names: Sequence[str],
+        *,
+        pretrained: Path | None = None,
+    ) -> ImportReport | None:
+        """Give every variable its first value, in the order of the numbered cases.
+
+        Args:
+            network: Whose variables are tracked and, in case 2, loaded.
+            class_names: Names in label order; a checkpoint must have the same.
+            pretrained: Weights file of case 2.
+
+        Returns:
+            The import report, where the pretrained file was loaded.
+
+        Raises:
+            ValueError: If the checkpoint is of other classes or another network, or
+                the pretrained file leaves a variable unexplained.
+        """
+        self._class_names = list(class_names)
+        self.track_variables(network.variables)
+        report = None
+        # 1. The run has an intact checkpoint: everything is restored from it.
+        resumed = self._restore_newest()
+        # 2. A pretrained file is given: the layers that say so are loaded from it.
+        #    `restore_anyway` does this after case 1 too, to the weights alone.
+        if pretrained is not None and (not resumed or self.options.restore_anyway):
+            report = import_weights(network, pretrained)
+        # 3. All else has been initialised from the seed, layer by layer.
+        if resumed:
+            _logger.info("resumed from step %d of %s", self.step, self.run)
+        else:
+            for stateful in self._states.values():
+                stateful.set_state(stateful.get_state())  # drops a dead run's log
+            _logger.info(
+                "started %s",
+                "from scratch" if report is None else f"from {report.path}",
+            )
+        self._started = True
+        return report
+
+    def save(self) -> Path:
+        """Write one checkpoint of everything tracked, at this step.
+
+        Returns:
+            Path of the file.
+
+        Raises:
+            RuntimeError: If `start` has not been called.
+            ValueError: If a variable is not finite.
+        """
+        if not self._started:
+            raise RuntimeError(
+                "`Session.save` needs a started session, or it would save random "
+                "numbers as progress. Call `start` first. Received: save before start"
+            )
+        state = {
+            "step": self.step,
+            "best_step": self.best_step,
+            "class_names": self._class_names,
+            "states": {name: s.get_state() for name, s in self._states.items()},
+        }
+        arrays = {name: np.array(v) for name, v in self._numpy_variables().items()}
+        path = self.checkpoints.save(
+            self.step, arrays, state, best_step=self.best_step
+        )
+        self._saved_step = self.step
+        return path
+
+    def restore_latest(self) -> None:
+        """Restore everything from the newest intact checkpoint.
+
+        Raises:
+            CheckpointError: If there is none.
+        """
+        if not self._restore_newest():
+            raise CheckpointError(
+                f"`{self.run}` has no checkpoint that can be read; has training "
+                "started there? Received: no checkpoint"
+            )
+
+    def restore_step(self, step: int) -> None:
+        """Restore everything from the checkpoint of a step.
+
+        Raises:
+            CheckpointError: If there is none; names the steps that have one.
+        """
+        if step not in self.checkpoints.steps():
+            raise CheckpointError(
+                f"`{self.run}` has no checkpoint of that step; it has "
+                f"{self.checkpoints.steps()}. Received: step={step}"
+            )
+        self._restore(self.checkpoints.path(step), *self.checkpoints.load(step))
+
+    def restore_file(self, path: Path) -> None:
+        """Restore everything from a checkpoint file, wherever it is.
+
+        Raises:
+            CheckpointError: If it cannot be read, or is damaged.
+        """
+        self._restore(path, *load_checkpoint(path))
+
+    def restore_best(self) -> int:
+        """Set the variables back to the best checkpoint's; step and states go on.
+
+        Returns:
+            The step of the best checkpoint.
+
+        Raises:
+            RuntimeError: If no checkpoint has been the best yet.
+        """
+        if self.best_step is None:
+            raise RuntimeError(
+                f"no checkpoint of `{self.run}` is the best, as nothing was validated "
+                "in training; ask for `latest` or for a step. "
+                "Received: best_step=None"
+            )
+        arrays, _ = self.checkpoints.load(self.best_step)
+        self._assign(self.checkpoints.path(self.best_step), arrays)
+        return self.best_step
+
+    def load_pretrained(self, network: Network, path: Path) -> ImportReport:
+        """Load a pretrained file into a network by name; see `import_weights`."""
+        return import_weights(network, path)
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether a signal has asked the run to stop."""
+        return self._signal is not None
+
+    def raise_if_stopped(self) -> None:
+        """Raise where it is safe to stop.
+
+        Raises:
+            StopRequested: If a signal has come.
+        """
+        if self._signal is not None:
+            raise StopRequested(self._signal)
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if isinstance(error, StopRequested):
+                self._end_after_signal(error.signal_number)
+        finally:
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+            self._handlers.clear()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signal = number
+        for each in self._handlers:  # a second signal ends the process at once
+            signal.signal(each, signal.SIG_DFL)
+
+    def _end_after_signal(self, number: int) -> None:
+        name = signal.Signals(number).name
+        if self._started and self._saved_step != self.step:
+            self.save()
+        _logger.warning(
+            "stopped by %s at step %d; the same command goes on from there",
+            name,
+            self.step,
+        )
+        raise SystemExit(128 + number)
+
+    def _restore_newest(self) -> bool:
+        newest = self.checkpoints.load_newest()
+        if newest is None:
+            return False
+        step, arrays, state = newest
+        self._restore(self.checkpoints.path(step), arrays, state)
+        return True
+
+    def _restore(
+        self, path: Path, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]
+    ) -> None:
+        if self._class_names and state["class_names"] != self._class_names:
+            raise ValueError(
+                f"`{path}` was trained on other classes than the list has: "
+                f"{_excerpt(state['class_names'])}. Give the list it was trained on, "
+                f"or another `--run`. Received: {_excerpt(self._class_names)}"
+            )
+        self._assign(path, arrays)
+        self.step = self._saved_step = state["step"]
+        self.best_step = state["best_step"]
+        for name, stateful in self._states.items():
+            if name in state["states"]:
+                stateful.set_state(state["states"][name])
+
+    def _assign(self, path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+        for name, variable in self._variables.items():
+            array = arrays.get(name)
+            if array is None or array.shape != tuple(variable.shape):
+                found = "nothing" if array is None else f"shape {array.shape}"
+                raise ValueError(
+                    f"`{path}` does not fit the network: `{name}` should have shape "
+                    f"{tuple(variable.shape)}. Give the network and optimizer it was "
+                    f"trained with, or another `--run`. Received: {found}"
+                )
+        for name, variable in self._variables.items():
+            variable.assign(arrays[name])
+
+    def _numpy_variables(self) -> dict[str, np.ndarray]:
+        return {name: v.value.numpy() for name, v in self._variables.items()}
+
+
+def _excerpt(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:5])
+    return f"{len(names)} classes ({shown}{', ...' if len(names) > 5 else ''})"
+

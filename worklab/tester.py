@@ -1,0 +1,170 @@
+"""Tester: the testing loop and its statistics."""
+
+import csv
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from worklab.files import write_atomically
+from worklab.metrics import Statistics, classification_statistics
+from worklab.network import Network
+from worklab.reader import Batch, Reader
+from worklab.session import Session
+
+
+@dataclasses.dataclass(frozen=True)
+class TestResult:
+    """A test's statistics and what they were counted from.
+
+    Attributes:
+        step: Training steps of the tested weights.
+        split: Name of the tested split.
+        statistics: Over all images.
+        names: What each image is called, usually its path.
+        labels: Class indices, int64 (num_images,).
+        probabilities: float32 (num_images, num_classes).
+        losses: float32 (num_images,).
+        class_names: Names in label order.
+    """
+
+    __test__ = False  # not a test case of pytest
+
+    step: int
+    split: str
+    statistics: Statistics
+    names: list[str]
+    labels: np.ndarray
+    probabilities: np.ndarray
+    losses: np.ndarray
+    class_names: list[str]
+
+    def save(self, folder: Path) -> Path:
+        """Write `step-<step>.<split>.json`, and beside it `.csv` with each image.
+
+        Returns:
+            Path of the JSON file, which is written last.
+        """
+        stem = f"step-{self.step:08d}.{self.split}"
+        write_atomically(Path(folder) / f"{stem}.csv", self._write_predictions)
+        path = Path(folder) / f"{stem}.json"
+        numbers = {
+            "step": self.step,
+            "split": self.split,
+            **self.statistics.to_json(),
+            "class_names": self.class_names,
+        }
+        write_atomically(path, lambda file: json.dump(numbers, file, indent=1))
+        return path
+
+    def _write_predictions(self, file: Any) -> None:
+        writer = csv.writer(file)
+        header = ["image", "label", "prediction", "loss"]
+        writer.writerow(header + [f"p({name})" for name in self.class_names])
+        for name, label, probabilities, loss in zip(
+            self.names, self.labels, self.probabilities, self.losses, strict=True
+        ):
+            prediction = self.class_names[int(probabilities.argmax())]
+            row = [name, self.class_names[label], prediction, f"{loss:.6g}"]
+            writer.writerow(row + [f"{p:.6g}" for p in probabilities])
+
+
+class Tester:
+    """Runs a network over every image of a Reader, each once, and counts.
+
+    It touches no weight: batch normalisation uses its moving statistics, dropout is
+    off, labels are not smoothed. Results do not depend on the batch size but for the
+    last bits of float arithmetic.
+
+    Use it as it is; it is not made for subclassing.
+
+    Args:
+        network: What is tested.
+        reader: What it is tested on.
+        session: Whose step is noted, and whose signals are served.
+        split: Name of the split, for the result.
+    """
+
+    def __init__(
+        self, network: Network, reader: Reader, session: Session, *, split: str
+    ) -> None:
+        self.network = network
+        self.reader = reader
+        self.session = session
+        self.split = split
+        self._predict_function: Any = None
+
+    def test(self, *, step: int | None = None) -> TestResult:
+        """Return the result of one pass.
+
+        Args:
+            step: Step of the tested weights; None: the session's.
+
+        Raises:
+            ValueError: If a logit is not finite; names the image.
+            StopRequested: If a signal came.
+        """
+        labels, logits, losses, index = [], [], [], []
+        for batch in self.reader.test_batches():
+            self.session.raise_if_stopped()
+            batch_logits, batch_losses = self._predict(batch)
+            real = batch["weights"] > 0
+            labels.append(batch["labels"][real])
+            index.append(batch["index"][real])
+            logits.append(batch_logits.numpy()[real])
+            losses.append(batch_losses.numpy()[real])
+        names = [self.reader.name(int(number)) for number in np.concatenate(index)]
+        all_logits = np.concatenate(logits)
+        self._check_finite(all_logits, names)
+        probabilities = _softmax(all_logits)
+        return TestResult(
+            step=self.session.step if step is None else step,
+            split=self.split,
+            statistics=classification_statistics(
+                np.concatenate(labels),
+                probabilities,
+                np.concatenate(losses),
+                self.reader.class_names,
+            ),
+            names=names,
+            labels=np.concatenate(labels),
+            probabilities=probabilities,
+            losses=np.concatenate(losses),
+            class_names=self.reader.class_names,
+        )
+
+    def _predict(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        if self._predict_function is None:
+            self._predict_function = tf.function(
+                self._predict_step, input_signature=[batch_signature(batch)]
+            )
+        return self._predict_function(batch)
+
+    def _predict_step(self, batch: Mapping[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
+        logits = self.network(batch, training=False)
+        return logits, self.network.losses(batch, logits, training=False)
+
+    def _check_finite(self, logits: np.ndarray, names: list[str]) -> None:
+        wrong = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+        if len(wrong):
+            raise ValueError(
+                f"the network's answer for {len(wrong)} images is not finite, at step "
+                f"{self.session.step}; its weights are of no use. "
+                f"Received: `{names[wrong[0]]}` -> {logits[wrong[0]]}"
+            )
+
+
+def batch_signature(batch: Batch) -> Any:
+    """Return the tensor specs of a batch, its size left open."""
+    return tf.nest.map_structure(
+        lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), dict(batch)
+    )
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)

@@ -1,0 +1,61 @@
+"""The checkpoints that wait for a tester which works beside training."""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Self
+
+from worklab.checkpoints import checkpoint_path, list_steps
+
+
+class TestingQueue:
+    """A folder of links to checkpoints that a tester has not tested yet.
+
+    While the folder is there, `Checkpoints.save` links each new checkpoint into it
+    before it deletes an old one, so a tester of any speed gets all of them. The queue
+    outlives its tester: started again, it goes on. What was tested, by the result
+    file of its step and split, is not queued again.
+
+    Args:
+        run: Folder of the run.
+        split: Name of the split; each has its own queue.
+    """
+
+    __test__ = False  # not a test case of pytest
+
+    def __init__(self, run: Path, split: str) -> None:
+        self.run = Path(run)
+        self.split = split
+        self.folder = self.run / "tests" / "queues" / split
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        checkpoints = self.run / "checkpoints"
+        for step in list_steps(checkpoints):
+            path = checkpoint_path(checkpoints, step)
+            # Queued already, or deleted by the trainer just now.
+            with contextlib.suppress(FileExistsError, FileNotFoundError):
+                os.link(path, self.folder / path.name)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if not list_steps(self.folder) and (self.run / "result.json").exists():
+            self.folder.rmdir()
+
+    def waiting(self) -> list[tuple[int, Path]]:
+        """Return step and path of the checkpoints to test, oldest first."""
+        waiting = []
+        for step in list_steps(self.folder):
+            path = checkpoint_path(self.folder, step)
+            if self._is_tested(step):
+                path.unlink()
+            else:
+                waiting.append((step, path))
+        return waiting
+
+    def remove(self, path: Path) -> None:
+        """Take a checkpoint off, as its result has been saved."""
+        path.unlink()
+
+    def _is_tested(self, step: int) -> bool:
+        return (self.run / "tests" / f"step-{step:08d}.{self.split}.json").exists()

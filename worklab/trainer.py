@@ -1,0 +1,238 @@
+"""Trainer: the training loop."""
+
+import collections
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from worklab.layers import BatchNormalization
+from worklab.network import Network
+from worklab.optimizers import make_optimizer
+from worklab.options import OptimizerOptions, TrainingOptions
+from worklab.reader import Batch, Reader
+from worklab.session import Session
+from worklab.tester import batch_signature
+from worklab.writer import Writer
+
+
+@dataclasses.dataclass
+class _Step:
+    """A step that has been started; its numbers may still be on their way."""
+
+    number: int
+    index: np.ndarray
+    scalars: dict[str, tf.Tensor]
+
+
+class Trainer:
+    """Runs training steps: forward, loss, gradient, multipliers, update.
+
+    The step is traced once, for any batch size. Step *n* reads training batch *n* of
+    the Reader, so a restored Session goes on with the right images.
+
+    Use it as it is; it is not made for subclassing.
+
+    Args:
+        network: What is trained.
+        reader: Where batches come from.
+        session: Counts the steps, saves, and stops the run.
+        writer: Where the numbers go.
+        learning_rate: Learning rate as a function of the step, counted from 0; each
+            layer's is this times its `lr_mult`.
+        optimizer: Kind and numbers of the optimizer.
+        options: Numbers of the loop.
+
+    Raises:
+        ValueError: If an option is out of range, or no layer can learn.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        reader: Reader,
+        session: Session,
+        writer: Writer,
+        *,
+        learning_rate: Callable[[int], float],
+        optimizer: OptimizerOptions = OptimizerOptions(),
+        options: TrainingOptions = TrainingOptions(),
+    ) -> None:
+        if options.log_every < 1:
+            raise ValueError(
+                f"`log_every` must be at least 1. Received: {options.log_every}"
+            )
+        self.network = network
+        self.reader = reader
+        self.session = session
+        self.writer = writer
+        self.learning_rate = learning_rate
+        self.options = options
+        self.optimizer = make_optimizer(optimizer, network)
+        self._sums: dict[str, float] = {}
+        self._started_steps: collections.deque[_Step] = collections.deque()
+        self._batches: Iterator[Batch] = iter(())
+        self._next_step = -1
+        self._step_function: Any = None
+        self._log_time: float | None = None
+        session.track_variables(
+            {variable.path: variable for variable in self.optimizer.variables},
+            prefix="optimizer/",
+        )
+        session.track_state("writer", writer)
+        session.track_state("trainer", self)
+
+    @property
+    def num_traces(self) -> int:
+        """How often TensorFlow has traced the step; more than 1 is a defect."""
+        if self._step_function is None:
+            return 0
+        return int(self._step_function.experimental_get_tracing_count())
+
+    def train(self, num_steps: int) -> None:
+        """Train for a number of steps.
+
+        Args:
+            num_steps: At least 0.
+
+        Raises:
+            FloatingPointError: If a loss is not finite; names step and images.
+            StopRequested: If a signal came; the step before has ended.
+        """
+        if num_steps < 0:
+            raise ValueError(f"`num_steps` must be at least 0. Received: {num_steps}")
+        if num_steps == 0:
+            return
+        if self._next_step != self.session.step:  # at first, and after a restore
+            self._batches = self.reader.train_batches(self.session.step)
+            self._next_step = self.session.step
+        if self.session.step == 0:
+            self._start_cold()
+        end = self.session.step + num_steps
+        self._log_time = None
+        while self.session.step < end:
+            self.session.raise_if_stopped()
+            self._run_step(end)
+        self._settle(leave=0)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the sums since the last row of the log."""
+        self._settle(leave=0)
+        return {"sums": dict(self._sums)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take the sums back."""
+        self._sums = dict(state["sums"])
+        self._started_steps.clear()
+
+    def estimate_statistics(self, num_batches: int) -> None:
+        """Set moving statistics to the mean over some training batches.
+
+        Moving statistics start at mean 0 and variance 1, or at those of another data
+        set, and take about 1 / (1 - momentum) steps to arrive; this takes them there
+        at once. Frozen layers (`lr_mult=0`) keep theirs. Weights do not change.
+
+        Args:
+            num_batches: Training batches, from the first, at least 1.
+        """
+        layers = [
+            layer
+            for layer in self.network.model.layers
+            if isinstance(layer, BatchNormalization) and layer.trainable
+        ]
+        momentums = [layer.momentum for layer in layers]
+        for layer in layers:
+            layer.momentum = 0.0  # a batch's own statistics become the moving ones
+        forward = tf.function(lambda batch: self.network(batch, training=True))
+        statistics = [v for layer in layers for v in layer.non_trainable_variables]
+        sums = [np.zeros(v.shape, np.float64) for v in statistics]
+        for number in range(num_batches):
+            forward(self.reader.train_batch(number))
+            for total, variable in zip(sums, statistics, strict=True):
+                total += variable.value.numpy()
+        for total, variable in zip(sums, statistics, strict=True):
+            variable.assign((total / num_batches).astype(np.float32))
+        for layer, momentum in zip(layers, momentums, strict=True):
+            layer.momentum = momentum
+
+    def _start_cold(self) -> None:
+        if self.options.estimate_statistics:
+            self.estimate_statistics(self.options.estimate_statistics)
+        if self.options.log_images:
+            images = self.reader.train_batch(0)["images"][:16]
+            self.writer.write_images(0, {"training batch": images})
+
+    def _run_step(self, end: int) -> None:
+        batch = next(self._batches)
+        if self._step_function is None:
+            self._step_function = tf.function(
+                self._train_step,
+                input_signature=[batch_signature(batch), tf.TensorSpec((), tf.float32)],
+                autograph=False,
+            )
+        rate = self.learning_rate(self.session.step)
+        scalars = self._step_function(batch, np.float32(rate))
+        self.session.step += 1
+        self._next_step = self.session.step
+        self._started_steps.append(_Step(self.session.step, batch["index"], scalars))
+        # The newest step may still be computing on a GPU while the next batch comes.
+        self._settle(leave=1)
+        if self.session.step % self.options.log_every == 0:
+            self._settle(leave=0)
+            self._log(rate, len(batch["index"]), end)
+
+    def _train_step(
+        self, batch: Mapping[str, tf.Tensor], learning_rate: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        network = self.network
+        variables = network.model.trainable_variables
+        weights = batch["weights"]
+        with tf.GradientTape() as tape:
+            logits = network(batch, training=True)
+            losses = network.losses(batch, logits, training=True)
+            loss = tf.reduce_sum(losses * weights) / tf.reduce_sum(weights)
+        gradients = tape.gradient(loss, variables)
+        self.optimizer.learning_rate.assign(learning_rate)
+        self.optimizer.apply(gradients, variables)  # multiplies by each lr_mult
+        scores = network.scores(batch, logits)
+        return {"loss": loss} | {
+            name: tf.reduce_sum(values * weights) / tf.reduce_sum(weights)
+            for name, values in scores.items()
+        }
+
+    def _settle(self, leave: int) -> None:
+        """Take in the numbers of started steps, but for the newest `leave`."""
+        while len(self._started_steps) > leave:
+            step = self._started_steps.popleft()
+            scalars = {name: float(value) for name, value in step.scalars.items()}
+            if not np.isfinite(scalars["loss"]):
+                self._started_steps.clear()
+                raise FloatingPointError(self._describe_loss(step, scalars["loss"]))
+            for name, value in (scalars | {"steps": 1.0}).items():
+                self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def _describe_loss(self, step: _Step, loss: float) -> str:
+        names = [f"`{self.reader.name(int(number))}`" for number in step.index]
+        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        return (
+            f"the loss at step {step.number} is not finite; the last checkpoint is "
+            "intact, and the same command goes on from it. Lower the learning rate, "
+            "clip the gradient (`--optimizer.clip-norm 1`), or look at the images of "
+            f"the step: {shown}. Received: loss={loss}"
+        )
+
+    def _log(self, rate: float, batch_size: int, end: int) -> None:
+        steps = self._sums.pop("steps")
+        scalars = {name: value / steps for name, value in self._sums.items()}
+        self._sums.clear()
+        step, now = self.session.step, time.perf_counter()
+        self.writer.write_scalars(step, scalars | {"learning_rate": rate})
+        speed = None
+        if self._log_time is not None:
+            speed = steps * batch_size / (now - self._log_time)
+            self.writer.write_speed(step, speed)
+        self._log_time = now
+        self.writer.show_progress(step, end, scalars["loss"], rate, speed)

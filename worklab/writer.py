@@ -1,0 +1,211 @@
+"""Writer: TensorBoard, CSV and console, one verb each."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from worklab.graph import keras_graph
+
+_COLUMNS = ("step", "split", "loss", "accuracy", "learning_rate")
+
+
+class Writer:
+    """Takes numbers and pictures to TensorBoard, `history.csv` and the console.
+
+    Scalars of each split go to a TensorBoard run of their own under one tag, so that
+    training and validation share a chart. `history.csv` has one row for each step
+    and split written. After a restart both go on from the restored step: what a dead
+    run had written beyond it is taken away.
+
+    Use it as it is; it is not made for subclassing. It computes nothing.
+
+    Args:
+        run: Folder of the run; files appear with the first thing written.
+        console: Where progress is shown; None shows nothing.
+    """
+
+    def __init__(self, run: Path, *, console: Console | None = None) -> None:
+        self.history_path = Path(run) / "history.csv"
+        self.tensorboard_folder = Path(run) / "tensorboard"
+        self.console = console
+        self._num_rows = 0
+        self._last_steps: dict[str, int] = {}
+        self._event_writers: dict[str, Any] = {}
+        self._progress: Progress | None = None
+        self._task: Any = None
+
+    def write_scalars(
+        self, step: int, scalars: Mapping[str, float], *, split: str = "train"
+    ) -> None:
+        """Write a row of the history, and a point of each TensorBoard curve."""
+        self.history_path.parent.mkdir(parents=True, exist_ok=True)
+        new = not self.history_path.exists()
+        with open(self.history_path, "a", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            if new:
+                writer.writerow(_COLUMNS)
+            row = {"step": step, "split": split} | {
+                name: f"{value:.9g}" for name, value in scalars.items()
+            }
+            writer.writerow([row.get(column, "") for column in _COLUMNS])
+        self._num_rows += 1
+        with self._events(split, step):
+            for name, value in scalars.items():
+                tf.summary.scalar(name, value, step=step)
+
+    def write_speed(self, step: int, images_per_second: float) -> None:
+        """Write the speed of training, which no two runs share, to TensorBoard."""
+        with self._events("train", step):
+            tf.summary.scalar("images_per_second", images_per_second, step=step)
+
+    def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        """Write batches of uint8 images (batch, height, width, channels)."""
+        with self._events("train", step):
+            for name, batch in images.items():
+                tf.summary.image(name, batch, step=step, max_outputs=len(batch))
+
+    def write_histograms(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write the distribution of each array's values."""
+        with self._events("train", step):
+            for name, array in arrays.items():
+                tf.summary.histogram(name, array, step=step)
+
+    def write_graph(self, model: Any) -> None:
+        """Write a Keras functional model as a graph of nested scopes."""
+        with self._events("train", 0):
+            tf.summary.graph(keras_graph(model))
+
+    def write_text(self, step: int, texts: Mapping[str, str]) -> None:
+        """Write texts in Markdown."""
+        with self._events("train", step):
+            for name, text in texts.items():
+                tf.summary.text(name, text, step=step)
+
+    def show_progress(
+        self,
+        step: int,
+        end: int,
+        loss: float,
+        learning_rate: float,
+        images_per_second: float | None,
+    ) -> None:
+        """Move the progress bar, which runs to step `end`."""
+        if self.console is None:
+            return
+        if self._progress is None:
+            self._progress = _progress_bar(self.console)
+            self._task = self._progress.add_task("", loss=0.0, rate=0.0, speed=0.0)
+            self._progress.start()
+        self._progress.update(
+            self._task,
+            completed=step,
+            total=end,
+            loss=loss,
+            rate=learning_rate,
+            speed=images_per_second or 0.0,
+        )
+
+    def show_validation(
+        self, step: int, loss: float, accuracy: float, note: str
+    ) -> None:
+        """Show a validation as a row above the progress bar."""
+        self.show(
+            f"step {step:>7}  valid loss {loss:.4f}  accuracy {accuracy:.2%}  {note}"
+        )
+
+    def show(self, line: str) -> None:
+        """Show a line above the progress bar."""
+        if self.console is not None:
+            self.console.print(line, highlight=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Bring everything to disk and end the progress bar."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+        for writer in self._event_writers.values():
+            writer.close()
+        self._event_writers.clear()
+
+    def get_state(self) -> dict[str, Any]:
+        """Bring what is written to disk, and say how far it goes."""
+        for writer in self._event_writers.values():
+            writer.flush()
+        return {"num_rows": self._num_rows, "last_steps": dict(self._last_steps)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go back to a state: take away what was written after it."""
+        self.close()
+        self._num_rows = state["num_rows"]
+        self._last_steps = dict(state["last_steps"])
+        _cut_history(self.history_path, self._num_rows)
+        if self.tensorboard_folder.is_dir():
+            for folder in self.tensorboard_folder.iterdir():
+                _cut_events(folder, self._last_steps.get(folder.name, -1))
+
+    def _events(self, split: str, step: int) -> Any:
+        if split not in self._event_writers:
+            self._event_writers[split] = tf.summary.create_file_writer(
+                str(self.tensorboard_folder / split)
+            )
+        self._last_steps[split] = max(step, self._last_steps.get(split, -1))
+        return self._event_writers[split].as_default()
+
+
+def _progress_bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("step {task.completed}"),
+        BarColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"),
+        TextColumn("learning rate {task.fields[rate]:.2g}"),
+        TextColumn("{task.fields[speed]:.0f} images/s"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+def _cut_history(path: Path, num_rows: int) -> None:
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    if num_rows == 0:
+        path.unlink()
+    elif len(lines) > num_rows + 1:
+        kept = path.with_name(f".{path.name}")
+        kept.write_text("".join(lines[: num_rows + 1]), encoding="utf-8")
+        kept.replace(path)
+
+
+def _cut_events(folder: Path, last_step: int) -> None:
+    """Rewrite the event files of a folder up to a step, as one file."""
+    paths = sorted(folder.glob("events.out.tfevents.*"))
+    kept = []
+    for path in paths:
+        # A dead run's last record may be torn; what stands before it is whole.
+        dataset = tf.data.TFRecordDataset(str(path)).ignore_errors()
+        for record in dataset.as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(record)
+            if event.step <= last_step:
+                kept.append(record)
+    if kept:
+        part = folder / ".kept"
+        with tf.io.TFRecordWriter(str(part)) as writer:
+            for record in kept:
+                writer.write(record)
+    for path in paths:
+        path.unlink()
+    if kept:
+        part.rename(paths[0])
