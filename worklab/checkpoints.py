@@ -1,4 +1,4 @@
-"""Checkpoint files: each holds one instant of a run, and appears whole or not at all."""
+"""Checkpoint files: each holds one instant of a run, whole or not at all."""
 
 import contextlib
 import hashlib
@@ -160,7 +160,8 @@ def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
+            names = file.keys()
+            arrays = {name: file.get_tensor(name) for name in names}
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"`{path}` cannot be read as a checkpoint. Received: {error}"

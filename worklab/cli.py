@@ -18,9 +18,7 @@ from rich.console import Console
 Options = TypeVar("Options")
 
 
-def run(
-    main: Callable[[Options], Any], arguments: Sequence[str] | None = None
-) -> Any:
+def run(main: Callable[[Options], Any], arguments: Sequence[str] | None = None) -> Any:
     """Call a launcher's `main` with the options that the command line gives.
 
     `--config FILE` takes the options of a `run.json` as defaults, so that a run can
@@ -42,6 +40,8 @@ def run(
 
     def call() -> Any:
         default = _take_config(options_class, words)
+        if default is None:
+            return main(tyro.cli(options_class, args=words))
         return main(tyro.cli(options_class, default=default, args=words))
 
     return _showing_errors(call)
@@ -63,7 +63,9 @@ def run_commands(
     )
 
 
-def options_from_json(options_class: type[Options], values: Mapping[str, Any]) -> Options:
+def options_from_json(
+    options_class: type[Options], values: Mapping[str, Any]
+) -> Options:
     """Return an option dataclass from what `options_to_json` made of one.
 
     Args:

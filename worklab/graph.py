@@ -19,9 +19,7 @@ def keras_graph(model: Any) -> Any:
     """
     graph = tf.compat.v1.GraphDef()
     for operation in model.operations:
-        node = graph.node.add(
-            name=_node_name(operation), op=type(operation).__name__
-        )
+        node = graph.node.add(name=_node_name(operation), op=type(operation).__name__)
         shapes = tf.compat.v1.AttrValue()
         for inbound in operation._inbound_nodes:
             for tensor in inbound.input_tensors:

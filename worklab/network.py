@@ -4,18 +4,23 @@ import abc
 import contextlib
 import dataclasses
 import difflib
+import inspect
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import keras
 import tensorflow as tf
+from rich.console import Console
+from rich.table import Table
 
-from worklab.layers import BatchNormalization
 from worklab.options import LayerOptions
+from worklab.primitives import Primitives
 
-Padding = Literal["same", "valid", "symmetric"]
 Restore = bool | str
+
+# Leaves that weight decay applies to: matrices and filters, not biases and norms.
+_DECAYED_LEAVES = ("kernel",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +46,13 @@ class _Scope:
     weight_decay: float | None
 
 
-class Network(abc.ABC):
+class Network(Primitives):
     """A Keras model whose layers say how they learn and where they come from.
 
-    Implement: `_construct(images)`, which builds the layers with the primitives below
-    and returns logits (batch, num_classes). May override: `losses`, `scores`, and the
-    class attributes `mean`, `std`, `channel_order`. Do not override: `__call__`, `scope`.
+    Implement: `_construct(images)`, which builds the layers with `conv_layer` and the
+    other methods of `Primitives`, and returns logits (batch, num_classes). May
+    override: `losses`, `scores`, and the class attributes `mean`, `std`,
+    `channel_order`. Do not override: `__call__`, `scope`, `layer`.
 
     Scopes nest, and hand their `restore`, `lr_mult` and `weight_decay` down; a
     layer's own argument wins. `restore=True` takes a layer's variables from the same
@@ -168,7 +174,39 @@ class Network(abc.ABC):
 
     def policy(self, variable: str) -> Policy:
         """Return the policy of a variable, given by its name with slashes."""
-        return self.policies[variable.rpartition("/")[0]]
+        layer = variable.rpartition("/")[0]
+        # A layer in a layer, as a dropout's generator, has its parent's policy.
+        while layer not in self.policies:
+            layer = layer.rpartition("/")[0]
+        return self.policies[layer]
+
+    def summary(self) -> str:
+        """Return a table of all variables: shape, policy, and where they come from."""
+        table = Table(
+            "variable", "shape", "lr_mult", "decay", "restored from", "trainable"
+        )
+        trainable = {id(variable) for variable in self.model.trainable_variables}
+        for name, variable in self.variables.items():
+            policy = self.policy(name)
+            leaf = name.rpartition("/")[2]
+            table.add_row(
+                name,
+                str(tuple(variable.shape)),
+                f"{policy.lr_mult:g}",
+                f"{self.decay(name):g}",
+                "-" if policy.restore is None else f"{policy.restore}/{leaf}",
+                "yes" if id(variable) in trainable else "no",
+            )
+        console = Console(width=160)
+        with console.capture() as capture:
+            console.print(table)
+        return capture.get()
+
+    def decay(self, variable: str) -> float:
+        """Return the weight decay of a variable; biases and norms have none."""
+        if variable.rpartition("/")[2] not in _DECAYED_LEAVES:
+            return 0.0
+        return self.policy(variable).weight_decay
 
     @contextlib.contextmanager
     def scope(
@@ -205,292 +243,50 @@ class Network(abc.ABC):
         finally:
             self._scopes.pop()
 
-    # === Primitives: one layer each. All take scope=, restore=, lr_mult= ===
-
-    def conv_layer(
-        self,
-        inputs: Any,
-        filters: int,
-        kernel_size: int | tuple[int, int],
-        *,
-        strides: int = 1,
-        padding: Padding = "same",
-        use_bias: bool = True,
-        scope: str = "conv",
-        **policy: Any,
-    ) -> Any:
-        """Convolve: (batch, height, width, channels) to (..., `filters`).
-
-        `padding="symmetric"` adds `kernel_size // 2` pixels on every side, as PyTorch
-        and Caffe do; `"same"` puts the odd pixel at the bottom and right.
-        """
-        if padding == "symmetric":
-            inputs, padding = self._pad_symmetric(inputs, kernel_size, scope), "valid"
-        return self._add(
-            keras.layers.Conv2D,
-            inputs,
-            scope,
-            policy,
-            filters=filters,
-            kernel_size=kernel_size,
-            strides=strides,
-            padding=padding,
-            use_bias=use_bias,
-            kernel_initializer="he_normal",
-        )
-
-    def depthwise_layer(
-        self,
-        inputs: Any,
-        kernel_size: int | tuple[int, int],
-        *,
-        strides: int = 1,
-        padding: Padding = "same",
-        use_bias: bool = True,
-        scope: str = "depthwise",
-        **policy: Any,
-    ) -> Any:
-        """Convolve each channel by itself; the number of channels stays."""
-        if padding == "symmetric":
-            inputs, padding = self._pad_symmetric(inputs, kernel_size, scope), "valid"
-        return self._add(
-            keras.layers.DepthwiseConv2D,
-            inputs,
-            scope,
-            policy,
-            kernel_size=kernel_size,
-            strides=strides,
-            padding=padding,
-            use_bias=use_bias,
-            depthwise_initializer="he_normal",
-        )
-
-    def batch_norm(
-        self,
-        inputs: Any,
-        *,
-        momentum: float = 0.9,
-        epsilon: float = 1e-5,
-        scope: str = "bn",
-        **policy: Any,
-    ) -> Any:
-        """Normalise over batch, height and width; frozen by `lr_mult=0` throughout."""
-        return self._add(
-            BatchNormalization,
-            inputs,
-            scope,
-            policy,
-            momentum=momentum,
-            epsilon=epsilon,
-        )
-
-    def pool_layer(
-        self,
-        inputs: Any,
-        pool_size: int,
-        *,
-        strides: int | None = None,
-        padding: Padding = "same",
-        mode: Literal["max", "average"] = "max",
-        scope: str = "pool",
-    ) -> Any:
-        """Take the maximum or the average of each window.
-
-        `strides=None` takes `pool_size`. `padding="symmetric"` pads with zeros, which
-        equals PyTorch's maximum only after a ReLU.
-        """
-        if padding == "symmetric":
-            inputs, padding = self._pad_symmetric(inputs, pool_size, scope), "valid"
-        layer = (
-            keras.layers.MaxPooling2D
-            if mode == "max"
-            else keras.layers.AveragePooling2D
-        )
-        return self._add(
-            layer,
-            inputs,
-            scope,
-            {},
-            pool_size=pool_size,
-            strides=strides,
-            padding=padding,
-        )
-
-    def global_pool(
-        self,
-        inputs: Any,
-        *,
-        mode: Literal["average", "max"] = "average",
-        scope: str = "global_pool",
-    ) -> Any:
-        """Reduce (batch, height, width, channels) to (batch, channels)."""
-        layer = (
-            keras.layers.GlobalAveragePooling2D
-            if mode == "average"
-            else keras.layers.GlobalMaxPooling2D
-        )
-        return self._add(layer, inputs, scope, {})
-
-    def full_layer(
-        self,
-        inputs: Any,
-        units: int,
-        *,
-        features: Any = None,
-        use_bias: bool = True,
-        scope: str = "full",
-        **policy: Any,
-    ) -> Any:
-        """Multiply with a matrix: (batch, ...) flattened to (batch, `units`).
-
-        Args:
-            inputs: Flattened first where it has more than two axes.
-            units: Width of the result.
-            features: Further inputs (batch, n), e.g. `self.features`, concatenated.
-            use_bias: Whether to add a bias.
-            scope: Name of the layer.
-            **policy: `restore`, `lr_mult`, `weight_decay` of the layer.
-        """
-        if len(inputs.shape) > 2:
-            inputs = self._add(keras.layers.Flatten, inputs, f"{scope}_flatten", {})
-        if features is not None:
-            inputs = self._add(
-                keras.layers.Concatenate, [inputs, features], f"{scope}_features", {}
-            )
-        return self._add(
-            keras.layers.Dense,
-            inputs,
-            scope,
-            policy,
-            units=units,
-            use_bias=use_bias,
-            kernel_initializer="glorot_uniform",
-        )
-
-    def dropout(self, inputs: Any, rate: float, *, scope: str = "dropout") -> Any:
-        """Set a share `rate` of the values to zero in training."""
-        return self._add(
-            keras.layers.Dropout,
-            inputs,
-            scope,
-            {},
-            rate=rate,
-            seed=self._seed_of(scope),
-        )
-
-    def activation(
-        self, inputs: Any, function: str = "relu", *, scope: str | None = None
-    ) -> Any:
-        """Apply a Keras activation by name, e.g. `relu`, `gelu`, `sigmoid`."""
-        return self._add(
-            keras.layers.Activation, inputs, scope or function, {}, activation=function
-        )
-
-    def add(self, inputs: list[Any], *, scope: str = "add") -> Any:
-        """Add tensors of one shape, e.g. a shortcut to a block's output."""
-        return self._add(keras.layers.Add, inputs, scope, {})
-
-    # === Blocks: several layers under one scope ===
-
-    def conv_block(
-        self,
-        inputs: Any,
-        filters: int,
-        kernel_size: int | tuple[int, int],
-        *,
-        strides: int = 1,
-        padding: Padding = "symmetric",
-        activation: str | None = "relu",
-    ) -> Any:
-        """Convolve without bias, normalise, activate; layers `conv`, `bn`, `relu`."""
-        x = self.conv_layer(
-            inputs,
-            filters,
-            kernel_size,
-            strides=strides,
-            padding=padding,
-            use_bias=False,
-        )
-        x = self.batch_norm(x)
-        return x if activation is None else self.activation(x, activation)
-
-    def residual_block(
-        self,
-        inputs: Any,
-        filters: int,
-        *,
-        strides: int = 1,
-        bottleneck: bool = False,
-        expansion: int = 4,
-    ) -> Any:
-        """Add a shortcut to two (basic) or three (bottleneck) convolutions, then ReLU.
-
-        Args:
-            inputs: (batch, height, width, channels).
-            filters: Of the 3x3 convolutions.
-            strides: Of the first 3x3 convolution and of the shortcut.
-            bottleneck: 1x1, 3x3, 1x1 with `expansion` times the filters at the end.
-            expansion: Of the bottleneck's last convolution.
-
-        Source: He et al. 2016, arXiv:1512.03385, figure 5. The stride is on the 3x3
-            convolution ("v1.5", as in torchvision), the shortcut is a 1x1 convolution
-            where the shape changes.
-        """
-        outputs = filters * expansion if bottleneck else filters
-        if bottleneck:
-            layers = [("a", filters, 1, 1), ("b", filters, 3, strides)]
-        else:
-            layers = [("a", filters, 3, strides)]
-        x = inputs
-        for name, width, kernel_size, stride in layers:
-            with self.scope(name):
-                x = self.conv_block(x, width, kernel_size, strides=stride)
-        with self.scope("c" if bottleneck else "b"):
-            x = self.conv_block(x, outputs, 1 if bottleneck else 3, activation=None)
-        shortcut = inputs
-        if strides != 1 or inputs.shape[-1] != outputs:
-            with self.scope("shortcut"):
-                shortcut = self.conv_block(
-                    inputs, outputs, 1, strides=strides, activation=None
-                )
-        return self.activation(self.add([x, shortcut]))
-
-    # === How it is built ===
-
-    def _add(
+    def layer(
         self,
         layer_class: Any,
         inputs: Any,
-        name: str,
-        policy: dict[str, Any],
+        *,
+        scope: str,
+        policy: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> Any:
-        with self.scope(name, **policy):
-            scope = self._scopes[-1]
-        if scope.path in self.policies:
+        """Add any Keras layer; the primitives are made with this.
+
+        Args:
+            layer_class: E.g. `keras.layers.SpatialDropout2D`.
+            inputs: One Keras tensor, or a list where the layer takes several.
+            scope: Name of the layer in the current scope.
+            policy: Its own `restore`, `lr_mult`, `weight_decay`.
+            **settings: Arguments of the layer's constructor.
+
+        Returns:
+            The layer's output.
+
+        Raises:
+            ValueError: If the scope has a layer of the name already.
+        """
+        with self.scope(scope, **(policy or {})):
+            inner = self._scopes[-1]
+        if inner.path in self.policies:
             raise ValueError(
-                f"two layers have the name `{scope.path}`; names are how variables are "
+                f"two layers have the name `{inner.path}`; names are how variables are "
                 "saved and restored. Give one of them another `scope=`. "
-                f"Received: scope={name!r} twice"
+                f"Received: scope={scope!r} twice"
             )
-        lr_mult = self._multiplier(scope)
-        self.policies[scope.path] = Policy(
+        lr_mult = self._multiplier(inner)
+        decay = inner.weight_decay
+        self.policies[inner.path] = Policy(
             lr_mult=lr_mult,
-            restore=_source_name(scope),
-            weight_decay=(
-                self.options.weight_decay
-                if scope.weight_decay is None
-                else scope.weight_decay
-            ),
+            restore=_source_name(inner),
+            weight_decay=self.options.weight_decay if decay is None else decay,
         )
-        for setting in ("kernel_initializer", "depthwise_initializer"):
-            if setting in settings:
-                settings[setting] = _seeded(settings[setting], self._seed_of(name))
         layer = layer_class(
-            name=scope.path.replace("/", "."),
+            name=inner.path.replace("/", "."),
             trainable=lr_mult > 0,
             dtype=self._dtype,
-            **settings,
+            **_seeded(layer_class, settings, f"{self.seed}:{inner.path}"),
         )
         return layer(inputs)
 
@@ -499,32 +295,10 @@ class Network(abc.ABC):
             images = keras.ops.flip(images, axis=-1)
         return keras.layers.Rescaling(
             scale=[1 / std for std in self.std],
-            offset=[
-                -mean / std for mean, std in zip(self.mean, self.std, strict=True)
-            ],
+            offset=[-mean / std for mean, std in zip(self.mean, self.std, strict=True)],
             dtype="float32",
             name="preprocessing",
         )(images)
-
-    def _pad_symmetric(
-        self, inputs: Any, kernel_size: int | tuple[int, int], scope: str
-    ) -> Any:
-        height, width = (
-            (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
-        )
-        if height == 1 and width == 1:
-            return inputs
-        return self._add(
-            keras.layers.ZeroPadding2D,
-            inputs,
-            f"{scope}_pad",
-            {},
-            padding=(height // 2, width // 2),
-        )
-
-    def _seed_of(self, name: str) -> int:
-        path = f"{self._scopes[-1].path}/{name}"
-        return zlib.crc32(f"{self.seed}:{path}".encode())
 
     def _multiplier(self, scope: _Scope) -> float:
         parts = scope.path.split("/")
@@ -595,7 +369,14 @@ def _source_name(scope: _Scope) -> str | None:
     return scope.path if scope.restore is True else scope.restore
 
 
-def _seeded(name: str, seed: int) -> Any:
-    return keras.initializers.get(
-        {"class_name": name, "config": {"seed": seed}}
-    )
+def _seeded(layer_class: Any, settings: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return the settings with the seed of the layer's name wherever chance enters."""
+    seed = zlib.crc32(key.encode())
+    seeded = {
+        name: keras.initializers.get({"class_name": value, "config": {"seed": seed}})
+        for name, value in settings.items()
+        if name.endswith("_initializer")
+    }
+    if "seed" in inspect.signature(layer_class).parameters:
+        seeded["seed"] = seed
+    return settings | seeded

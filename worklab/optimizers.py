@@ -7,9 +7,6 @@ import keras
 from worklab.network import Network, variable_name
 from worklab.options import OptimizerOptions
 
-# Leaves that weight decay applies to: matrices and filters, not biases and norms.
-_DECAYED_LEAVES = ("kernel",)
-
 
 def make_optimizer(options: OptimizerOptions, network: Network) -> Any:
     """Return a built Keras optimizer that follows the network's policies.
@@ -32,8 +29,7 @@ def make_optimizer(options: OptimizerOptions, network: Network) -> Any:
     """
     if not 0 <= options.momentum < 1:
         raise ValueError(
-            "`momentum` must be in [0, 1). "
-            f"Received: momentum={options.momentum}"
+            f"`momentum` must be in [0, 1). Received: momentum={options.momentum}"
         )
     if options.clip_norm is not None and options.clip_norm <= 0:
         raise ValueError(
@@ -46,7 +42,7 @@ def make_optimizer(options: OptimizerOptions, network: Network) -> Any:
             f"no layer of `{type(network).__name__}` can learn: every `lr_mult` is 0. "
             "Give the last layer a positive one. Received: lr_mult=0 everywhere"
         )
-    base, settings = {
+    kinds: dict[str, tuple[Any, dict[str, Any]]] = {
         "sgd": (
             keras.optimizers.SGD,
             {"momentum": options.momentum, "nesterov": options.nesterov},
@@ -54,33 +50,24 @@ def make_optimizer(options: OptimizerOptions, network: Network) -> Any:
         "rmsprop": (keras.optimizers.RMSprop, {"momentum": options.momentum}),
         "adam": (keras.optimizers.Adam, {}),
         "adamw": (keras.optimizers.AdamW, {"weight_decay": None}),
-    }[options.name]
-    policies = [network.policy(variable_name(variable)) for variable in variables]
+    }
+    base, settings = kinds[options.name]
+    names = [variable_name(variable) for variable in variables]
     optimizer = _with_policies(base)(
         learning_rate=0.0,
         name=options.name,
         global_clipnorm=options.clip_norm,
         **settings,
     )
-    optimizer.lr_mults = [policy.lr_mult for policy in policies]
-    optimizer.decays = [
-        policy.weight_decay if variable.name in _DECAYED_LEAVES else 0.0
-        for policy, variable in zip(policies, variables, strict=True)
-    ]
+    optimizer.lr_mults = [network.policy(name).lr_mult for name in names]
+    optimizer.decays = [network.decay(name) for name in names]
     optimizer.decoupled = options.name == "adamw"
     optimizer.build(variables)
     return optimizer
 
 
-def decay_of(network: Network, variable: Any) -> float:
-    """Return the weight decay in force for a variable."""
-    if variable.name not in _DECAYED_LEAVES:
-        return 0.0
-    return network.policy(variable_name(variable)).weight_decay
-
-
 def _with_policies(base: Any) -> Any:
-    class WithPolicies(base):  # type: ignore[misc]
+    class WithPolicies(base):
         """`base` with a learning-rate multiplier and a decay for each variable."""
 
         lr_mults: list[float]

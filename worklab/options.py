@@ -55,7 +55,7 @@ class AugmentOptions:
     rotation: float | None = None
     """Largest rotation, in degrees to either side."""
     flip: bool = False
-    """Mirror left-right half of the time; only where a mirrored image keeps its class."""
+    """Mirror left-right half of the time; not where that changes the class."""
     flip_vertical: bool = False
     """Mirror up-down half of the time."""
     quarter_turns: bool = False
@@ -111,7 +111,7 @@ class OptimizerOptions:
     nesterov: bool = True
     """Nesterov's momentum; sgd only."""
     clip_norm: float | None = None
-    """Largest global norm of the gradient over all trained layers; None: no clipping."""
+    """Largest global norm of the gradient, over all trained layers; None: any."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -73,7 +73,7 @@ class Reader(abc.ABC):
         self.features = None if features is None else np.asarray(features, np.float32)
         self._check_labels()
         if callable(augment):
-            self.augment = augment  # type: ignore[method-assign]
+            self.augment = augment  # type: ignore[method-assign,assignment]
             self.augment_options = AugmentOptions(preset="off")
         else:
             self.augment_options = augment
@@ -142,7 +142,12 @@ class Reader(abc.ABC):
         )
 
     def train_batch(self, step: int) -> Batch:
-        """Return training batch number `step`, counted from 0."""
+        """Return training batch number `step`, counted from 0.
+
+        Raises:
+            ValueError: If the batch is larger than the split, an image cannot be
+                read, or `augment` returns another form.
+        """
         size, num_records = self.options.batch_size, len(self)
         if size > num_records:
             raise ValueError(
@@ -152,9 +157,11 @@ class Reader(abc.ABC):
                 f"Received: batch_size={size}"
             )
         positions = np.arange(step * size, (step + 1) * size)
-        index = np.array([self._order(p // num_records)[p % num_records] for p in positions])
+        index = np.array(
+            [self._order(p // num_records)[p % num_records] for p in positions]
+        )
         images = np.empty((size, *self.image_shape), np.uint8)
-        for row, position in enumerate(positions):
+        for row, position in enumerate(positions.tolist()):
             rng = np.random.default_rng([self.seed, _AUGMENT_STREAM, position])
             loaded = self._load_cached(int(index[row]))
             images[row] = self._checked(self.augment(loaded, rng), int(index[row]))
@@ -190,9 +197,7 @@ class Reader(abc.ABC):
             grain.MapDataset.range(start, stop)
             .map(read)
             .to_iter_dataset(
-                grain.ReadOptions(
-                    num_threads=threads, prefetch_buffer_size=2 * threads
-                )
+                grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
             )
         )
 
@@ -273,7 +278,7 @@ def _check_options(options: ReaderOptions) -> None:
     for name, holds in limits.items():
         if not holds:
             raise ValueError(
-                f"`{name}` is out of range: sizes are at least 1, `crop_fraction` is in "
-                "(0, 1], threads and cache at least 0. "
+                f"`{name}` is out of range: sizes are at least 1, `crop_fraction` is "
+                "in (0, 1], threads and cache at least 0. "
                 f"Received: {name}={getattr(options, name)!r}"
             )

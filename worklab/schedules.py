@@ -53,9 +53,7 @@ def make_schedule(options: ScheduleOptions, num_steps: int | None = None) -> Sch
         return 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, share))))
 
     factor(0)  # a missing number of steps is an error now, not at the first step
-    return lambda step: peak * (
-        (step + 1) / warmup if step < warmup else factor(step)
-    )
+    return lambda step: peak * ((step + 1) / warmup if step < warmup else factor(step))
 
 
 def one_cycle(step: int, num_steps: int, rise: float) -> float:

@@ -162,9 +162,7 @@ class Session:
             "states": {name: s.get_state() for name, s in self._states.items()},
         }
         arrays = {name: np.array(v) for name, v in self._numpy_variables().items()}
-        path = self.checkpoints.save(
-            self.step, arrays, state, best_step=self.best_step
-        )
+        path = self.checkpoints.save(self.step, arrays, state, best_step=self.best_step)
         self._saved_step = self.step
         return path
 
@@ -318,4 +316,3 @@ class Session:
 def _excerpt(names: Sequence[str]) -> str:
     shown = ", ".join(names[:5])
     return f"{len(names)} classes ({shown}{', ...' if len(names) > 5 else ''})"
-

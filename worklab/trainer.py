@@ -100,6 +100,7 @@ class Trainer:
 
         Raises:
             FloatingPointError: If a loss is not finite; names step and images.
+            ValueError: If `num_steps` is negative.
             StopRequested: If a signal came; the step before has ended.
         """
         if num_steps < 0:
@@ -204,7 +205,11 @@ class Trainer:
         }
 
     def _settle(self, leave: int) -> None:
-        """Take in the numbers of started steps, but for the newest `leave`."""
+        """Take in the numbers of started steps, but for the newest `leave`.
+
+        Raises:
+            FloatingPointError: If a loss is not finite.
+        """
         while len(self._started_steps) > leave:
             step = self._started_steps.popleft()
             scalars = {name: float(value) for name, value in step.scalars.items()}

@@ -23,7 +23,8 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
         )
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}
     except (OSError, safetensors.SafetensorError) as error:
         raise ValueError(
             f"`{path}` is not a whole .safetensors file. Received: {error}"

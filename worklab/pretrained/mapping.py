@@ -82,9 +82,7 @@ def import_weights(network: Network, path: Path) -> ImportReport:
     }
     rows = [_match(network, name, arrays) for name in network.variables]
     used = {row.source for row in rows}
-    report = ImportReport(
-        Path(path), tuple(rows), tuple(sorted(set(arrays) - used))
-    )
+    report = ImportReport(Path(path), tuple(rows), tuple(sorted(set(arrays) - used)))
     wrong = [row for row in rows if row.action in ("missing", "shape")]
     if wrong:
         table = "\n".join(

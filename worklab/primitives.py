@@ -1,0 +1,307 @@
+"""The layers and blocks that a Network is written with."""
+
+import abc
+import contextlib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import keras
+
+from worklab.layers import BatchNormalization
+
+Padding = Literal["same", "valid", "symmetric"]
+
+
+class Primitives(abc.ABC):
+    """One method for each layer and block; `Network` adds names and policies.
+
+    Every method takes and returns Keras tensors (batch, height, width, channels), or
+    (batch, channels) after `global_pool`. Layers with variables take, beside `scope`,
+    their own `restore`, `lr_mult` and `weight_decay`; see `Network.scope`.
+    """
+
+    @abc.abstractmethod
+    def scope(
+        self,
+        name: str,
+        *,
+        restore: bool | str | None = None,
+        lr_mult: float | None = None,
+        weight_decay: float | None = None,
+    ) -> contextlib.AbstractContextManager[None]:
+        """Name the layers made inside, and hand them a policy."""
+
+    @abc.abstractmethod
+    def layer(
+        self,
+        layer_class: Any,
+        inputs: Any,
+        *,
+        scope: str,
+        policy: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> Any:
+        """Add a Keras layer to the current scope."""
+
+    def conv_layer(
+        self,
+        inputs: Any,
+        filters: int,
+        kernel_size: int | tuple[int, int],
+        *,
+        strides: int = 1,
+        padding: Padding = "same",
+        use_bias: bool = True,
+        scope: str = "conv",
+        **policy: Any,
+    ) -> Any:
+        """Convolve: (batch, height, width, channels) to (..., `filters`).
+
+        `padding="symmetric"` adds `kernel_size // 2` pixels on every side, as PyTorch
+        and Caffe do; `"same"` puts the odd pixel at the bottom and right.
+        """
+        if padding == "symmetric":
+            inputs, padding = self._pad_symmetric(inputs, kernel_size, scope), "valid"
+        return self.layer(
+            keras.layers.Conv2D,
+            inputs,
+            scope=scope,
+            policy=policy,
+            filters=filters,
+            kernel_size=kernel_size,
+            strides=strides,
+            padding=padding,
+            use_bias=use_bias,
+            kernel_initializer="he_normal",
+        )
+
+    def depthwise_layer(
+        self,
+        inputs: Any,
+        kernel_size: int | tuple[int, int],
+        *,
+        strides: int = 1,
+        padding: Padding = "same",
+        use_bias: bool = True,
+        scope: str = "depthwise",
+        **policy: Any,
+    ) -> Any:
+        """Convolve each channel by itself; the number of channels stays."""
+        if padding == "symmetric":
+            inputs, padding = self._pad_symmetric(inputs, kernel_size, scope), "valid"
+        return self.layer(
+            keras.layers.DepthwiseConv2D,
+            inputs,
+            scope=scope,
+            policy=policy,
+            kernel_size=kernel_size,
+            strides=strides,
+            padding=padding,
+            use_bias=use_bias,
+            depthwise_initializer="he_normal",
+        )
+
+    def batch_norm(
+        self,
+        inputs: Any,
+        *,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        scope: str = "bn",
+        **policy: Any,
+    ) -> Any:
+        """Normalise over batch, height and width; frozen by `lr_mult=0` throughout."""
+        return self.layer(
+            BatchNormalization,
+            inputs,
+            scope=scope,
+            policy=policy,
+            momentum=momentum,
+            epsilon=epsilon,
+        )
+
+    def pool_layer(
+        self,
+        inputs: Any,
+        pool_size: int,
+        *,
+        strides: int | None = None,
+        padding: Padding = "same",
+        mode: Literal["max", "average"] = "max",
+        scope: str = "pool",
+    ) -> Any:
+        """Take the maximum or the average of each window.
+
+        `strides=None` takes `pool_size`. `padding="symmetric"` pads with zeros, which
+        equals PyTorch's maximum only after a ReLU.
+        """
+        if padding == "symmetric":
+            inputs, padding = self._pad_symmetric(inputs, pool_size, scope), "valid"
+        layer = (
+            keras.layers.MaxPooling2D
+            if mode == "max"
+            else keras.layers.AveragePooling2D
+        )
+        return self.layer(
+            layer,
+            inputs,
+            scope=scope,
+            pool_size=pool_size,
+            strides=strides,
+            padding=padding,
+        )
+
+    def global_pool(
+        self,
+        inputs: Any,
+        *,
+        mode: Literal["average", "max"] = "average",
+        scope: str = "global_pool",
+    ) -> Any:
+        """Reduce (batch, height, width, channels) to (batch, channels)."""
+        layer = (
+            keras.layers.GlobalAveragePooling2D
+            if mode == "average"
+            else keras.layers.GlobalMaxPooling2D
+        )
+        return self.layer(layer, inputs, scope=scope)
+
+    def full_layer(
+        self,
+        inputs: Any,
+        units: int,
+        *,
+        features: Any = None,
+        use_bias: bool = True,
+        scope: str = "full",
+        **policy: Any,
+    ) -> Any:
+        """Multiply with a matrix: (batch, ...) flattened to (batch, `units`).
+
+        Args:
+            inputs: Flattened first where it has more than two axes.
+            units: Width of the result.
+            features: Further inputs (batch, n), e.g. `self.features`, concatenated.
+            use_bias: Whether to add a bias.
+            scope: Name of the layer.
+            **policy: `restore`, `lr_mult`, `weight_decay` of the layer.
+        """
+        if len(inputs.shape) > 2:
+            inputs = self.layer(keras.layers.Flatten, inputs, scope=f"{scope}_flatten")
+        if features is not None:
+            inputs = self.layer(
+                keras.layers.Concatenate, [inputs, features], scope=f"{scope}_features"
+            )
+        return self.layer(
+            keras.layers.Dense,
+            inputs,
+            scope=scope,
+            policy=policy,
+            units=units,
+            use_bias=use_bias,
+            kernel_initializer="glorot_uniform",
+        )
+
+    def dropout(self, inputs: Any, rate: float, *, scope: str = "dropout") -> Any:
+        """Set a share `rate` of the values to zero in training."""
+        return self.layer(
+            keras.layers.Dropout,
+            inputs,
+            scope=scope,
+            rate=rate,
+        )
+
+    def activation(
+        self, inputs: Any, function: str = "relu", *, scope: str | None = None
+    ) -> Any:
+        """Apply a Keras activation by name, e.g. `relu`, `gelu`, `sigmoid`."""
+        return self.layer(
+            keras.layers.Activation,
+            inputs,
+            scope=scope or function,
+            activation=function,
+        )
+
+    def add(self, inputs: list[Any], *, scope: str = "add") -> Any:
+        """Add tensors of one shape, e.g. a shortcut to a block's output."""
+        return self.layer(keras.layers.Add, inputs, scope=scope)
+
+    # === Blocks: several layers under one scope ===
+
+    def conv_block(
+        self,
+        inputs: Any,
+        filters: int,
+        kernel_size: int | tuple[int, int],
+        *,
+        strides: int = 1,
+        padding: Padding = "symmetric",
+        activation: str | None = "relu",
+    ) -> Any:
+        """Convolve without bias, normalise, activate; layers `conv`, `bn`, `relu`."""
+        x = self.conv_layer(
+            inputs,
+            filters,
+            kernel_size,
+            strides=strides,
+            padding=padding,
+            use_bias=False,
+        )
+        x = self.batch_norm(x)
+        return x if activation is None else self.activation(x, activation)
+
+    def residual_block(
+        self,
+        inputs: Any,
+        filters: int,
+        *,
+        strides: int = 1,
+        bottleneck: bool = False,
+        expansion: int = 4,
+    ) -> Any:
+        """Add a shortcut to two (basic) or three (bottleneck) convolutions, then ReLU.
+
+        Args:
+            inputs: (batch, height, width, channels).
+            filters: Of the 3x3 convolutions.
+            strides: Of the first 3x3 convolution and of the shortcut.
+            bottleneck: 1x1, 3x3, 1x1 with `expansion` times the filters at the end.
+            expansion: Of the bottleneck's last convolution.
+
+        Source: He et al. 2016, arXiv:1512.03385, figure 5. The stride is on the 3x3
+            convolution ("v1.5", as in torchvision), the shortcut is a 1x1 convolution
+            where the shape changes.
+        """
+        outputs = filters * expansion if bottleneck else filters
+        if bottleneck:
+            layers = [("a", filters, 1, 1), ("b", filters, 3, strides)]
+        else:
+            layers = [("a", filters, 3, strides)]
+        x = inputs
+        for name, width, kernel_size, stride in layers:
+            with self.scope(name):
+                x = self.conv_block(x, width, kernel_size, strides=stride)
+        with self.scope("c" if bottleneck else "b"):
+            x = self.conv_block(x, outputs, 1 if bottleneck else 3, activation=None)
+        shortcut = inputs
+        if strides != 1 or inputs.shape[-1] != outputs:
+            with self.scope("shortcut"):
+                shortcut = self.conv_block(
+                    inputs, outputs, 1, strides=strides, activation=None
+                )
+        return self.activation(self.add([x, shortcut]))
+
+    def _pad_symmetric(
+        self, inputs: Any, kernel_size: int | tuple[int, int], scope: str
+    ) -> Any:
+        height, width = (
+            (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+        )
+        if height == 1 and width == 1:
+            return inputs
+        return self.layer(
+            keras.layers.ZeroPadding2D,
+            inputs,
+            scope=f"{scope}_pad",
+            padding=(height // 2, width // 2),
+        )
