@@ -39,7 +39,7 @@ def main(options: Options) -> TestResult:
         The result, which has been saved.
     """
     setup = read_run(options.run, data_folder=options.data_folder)
-    console = Console()
+    console = Console(soft_wrap=True)
     with Session(options.run, setup.session) as session:
         reader = make_reader(options.split, setup.class_names, setup)
         network = make_network(reader, setup)

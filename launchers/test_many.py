@@ -41,7 +41,7 @@ def main(options: Options) -> list[TestResult]:
     Returns:
         The results of this process, in order.
     """
-    console = Console()
+    console = Console(soft_wrap=True)
     while not (options.run / "network.py").exists():
         console.print(f"waiting for {options.run} to begin")
         time.sleep(options.poll_seconds)

@@ -69,7 +69,7 @@ def main(options: Options) -> dict[str, Any]:
             "`num_steps` and `save_every` must be at least 1. Received: "
             f"num_steps={options.num_steps}, save_every={options.save_every}"
         )
-    console = Console()
+    console = Console(soft_wrap=True)
     session = Session(options.run, options.session)
     with session, Writer(options.run, console=console) as writer:
         class_names = find_class_names(options.data.folder / options.data.train)

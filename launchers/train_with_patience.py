@@ -47,7 +47,7 @@ class Options:
     An unfinished run goes on where it was; a finished one shows its result.
     """
 
-    run: Path = Path("runs/digits")
+    run: Path = Path("runs/demo")
     """Folder of the run."""
     network: str = "worklab.networks.digits:DigitsNetwork"
     """The Network class, as `file.py:Class` or `package.module:Class`."""
@@ -70,7 +70,7 @@ def main(options: Options) -> dict[str, Any]:
     Returns:
         The content of `result.json`.
     """
-    console = Console()
+    console = Console(soft_wrap=True)
     result = read_result(options.run)
     if result is not None:
         console.print(f"{options.run} is complete; another `--run` starts anew")

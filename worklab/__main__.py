@@ -6,7 +6,8 @@ import tyro
 from rich.console import Console
 
 from worklab import cli
-from worklab.lists import SPLIT_FRACTIONS, make_lists, read_class_names, read_list
+from worklab.list_making import SPLIT_FRACTIONS, make_lists
+from worklab.lists import read_class_names, read_list
 
 
 def lists(

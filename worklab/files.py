@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +17,19 @@ def write_atomically(path: Path, write: Callable[[Any], Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
+        # A file name that is not Unicode has lone surrogates: escaped, as JSON does.
+        with open(
+            temporary, "w", encoding="utf-8", errors="backslashreplace", newline=""
+        ) as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON to a file, whole or not at all."""
+    text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+    write_atomically(path, lambda file: file.write(text))

@@ -4,6 +4,7 @@ Images are uint8 arrays (height, width, channels), RGB or grey, values 0..255.
 """
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 # The Reader runs one batch per thread; OpenCV's own threads would only contend.
 cv2.setNumThreads(0)
 
-# Below this scale bilinear interpolation skips pixels, so areas are averaged first.
+# Below this scale bilinear interpolation skips pixels, so the image is halved first.
 _MINIMUM_BILINEAR_SCALE = 0.5
 
 # ITU-R BT.601 luma, what JPEG and OpenCV call grey.
@@ -94,35 +95,53 @@ def warp(
     """
     height, width = size
     scale = zoom * max(height / image.shape[0], width / image.shape[1]) / crop_fraction
-    channels = image.shape[2]
-    if scale < _MINIMUM_BILINEAR_SCALE:
-        reduced = (
-            max(1, round(image.shape[1] * scale)),
-            max(1, round(image.shape[0] * scale)),
-        )
-        image = cv2.resize(image, reduced, interpolation=cv2.INTER_AREA)
-        scale = 1.0
+    centre_x, centre_y = (image.shape[1] - 1) / 2, (image.shape[0] - 1) / 2
+    while scale < _MINIMUM_BILINEAR_SCALE and min(image.shape[:2]) > 1:
+        image, scale = _halve(image), 2 * scale
+        centre_x, centre_y = (centre_x - 0.5) / 2, (centre_y - 0.5) / 2
+    whole_pixels = scale == 1.0 and angle % 90 == 0
     down, right = shift[0] * height, shift[1] * width
-    if scale == 1.0 and angle % 90 == 0:
+    if whole_pixels:
         down, right = round(down), round(right)
+    # Maps a pixel of the result to its place in the image, about both centres. In
+    # plain numbers, as NumPy would take longer than the warp of a small image.
     cosine, sine = _cosine_and_sine(angle)
-    # Maps a pixel of the result to its place in the image, about both centres.
-    inverse = np.array([[cosine, -sine], [sine, cosine]]) / scale
-    inverse[:, 0] *= -1 if flip[1] else 1
-    inverse[:, 1] *= -1 if flip[0] else 1
-    source_centre = np.array([image.shape[1] - 1, image.shape[0] - 1]) / 2
-    result_centre = np.array([(width - 1) / 2 + right, (height - 1) / 2 + down])
-    offset = source_centre - inverse @ result_centre
-    if scale == 1.0 and angle % 90 == 0:
-        offset = np.floor(offset)  # odd against even sizes: half a pixel would blur
+    along_x, along_y = (-scale if flip[1] else scale), (-scale if flip[0] else scale)
+    (xx, xy), (yx, yy) = (
+        (cosine / along_x, -sine / along_y),
+        (sine / along_x, cosine / along_y),
+    )
+    x, y = (width - 1) / 2 + right, (height - 1) / 2 + down
+    offset_x, offset_y = centre_x - (xx * x + xy * y), centre_y - (yx * x + yy * y)
+    if whole_pixels:  # odd against even sizes: half a pixel would blur
+        offset_x, offset_y = math.floor(offset_x), math.floor(offset_y)
+    return _warp_affine(image, ((xx, xy, offset_x), (yx, yy, offset_y)), size)
+
+
+def _halve(image: np.ndarray) -> np.ndarray:
+    """Average squares of 2x2 pixels; 10 times as fast as any other area."""
+    height, width = image.shape[0] // 2, image.shape[1] // 2
+    even = image[: 2 * height, : 2 * width]
+    halved = cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA)
+    return halved.reshape(height, width, image.shape[2])
+
+
+def _warp_affine(
+    image: np.ndarray, inverse: Sequence[Sequence[float]], size: tuple[int, int]
+) -> np.ndarray:
+    colour = image.shape[2] == 3
+    if colour:  # OpenCV 5 warps four channels 2.5 times as fast as three, equally
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
     warped = cv2.warpAffine(
         image,
-        np.column_stack([inverse, offset]),
-        (width, height),
+        np.array(inverse),
+        (size[1], size[0]),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REFLECT_101,
     )
-    return warped.reshape(height, width, channels)
+    if colour:
+        warped = cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)
+    return warped.reshape(*size, -1)
 
 
 def _cosine_and_sine(angle: float) -> tuple[float, float]:
@@ -157,11 +176,11 @@ def adjust_colour(
     """
     channels = image.shape[2]
     luma = _LUMA if channels == 3 else np.ones(1)
-    mean_grey = float(luma @ np.asarray(cv2.mean(image)[:channels]))
-    mixing = np.eye(channels)
+    mean_grey = float(luma @ cv2.mean(image)[:channels])
+    mixing = np.ones((1, 1))
     if channels == 3:
-        mixing = saturation * mixing + (1 - saturation) * np.tile(luma, (3, 1))
-    linear = contrast * brightness * mixing
-    offset = np.full(channels, (1 - contrast) * brightness * mean_grey)
-    adjusted = cv2.transform(image, np.column_stack([linear, offset]))
-    return adjusted.reshape(image.shape)
+        mixing = saturation * np.eye(3) + (1 - saturation) * luma
+    matrix = np.empty((channels, channels + 1))
+    matrix[:, :channels] = contrast * brightness * mixing
+    matrix[:, channels] = (1 - contrast) * brightness * mean_grey
+    return cv2.transform(image, matrix).reshape(image.shape)

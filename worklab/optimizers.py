@@ -49,7 +49,7 @@ def make_optimizer(options: OptimizerOptions, network: Network) -> Any:
         ),
         "rmsprop": (keras.optimizers.RMSprop, {"momentum": options.momentum}),
         "adam": (keras.optimizers.Adam, {}),
-        "adamw": (keras.optimizers.AdamW, {"weight_decay": None}),
+        "adamw": (keras.optimizers.Adam, {}),  # with the decay below, apart from it
     }
     base, settings = kinds[options.name]
     names = [variable_name(variable) for variable in variables]

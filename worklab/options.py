@@ -153,9 +153,9 @@ class TrainingOptions:
     estimate_statistics: int = 0
     """Batches over which batch-norm statistics are estimated at a cold start."""
     log_images: bool = False
-    """Write one batch of augmented images to TensorBoard at the start."""
-    log_histograms: bool = False
-    """Write histograms of the weights to TensorBoard at each validation."""
+    """Write images of the first training batch, as augmented, to TensorBoard."""
+    log_histograms: int = 0
+    """Steps between histograms of the weights in TensorBoard; 0: none."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from worklab.cli import options_from_json, options_to_json
-from worklab.files import write_atomically
+from worklab.files import write_json
 from worklab.lists import read_class_names, write_class_names
 from worklab.network import Network
 from worklab.options import (
@@ -110,7 +110,7 @@ def write_run(
         "revision": _git_revision(),
         "imported": options_to_json(imported),
     }
-    write_atomically(path, lambda file: json.dump(content, file, indent=1))
+    write_json(path, content)
     source = inspect.getsourcefile(type(network))
     copy = run / _NETWORK_FILE
     if source and Path(source).resolve() != copy.resolve():
@@ -233,9 +233,7 @@ def make_network(reader: Reader, setup: Setup) -> Network:
 
 def write_result(run: Path, result: Mapping[str, Any]) -> None:
     """Write `result.json`, which says that the run is complete."""
-    write_atomically(
-        Path(run) / "result.json", lambda file: json.dump(result, file, indent=1)
-    )
+    write_json(Path(run) / "result.json", result)
 
 
 def read_result(run: Path) -> dict[str, Any] | None:

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from worklab.files import write_atomically
+from worklab.files import write_atomically, write_json
 from worklab.metrics import Statistics, classification_statistics
 from worklab.network import Network
 from worklab.reader import Batch, Reader
@@ -58,7 +57,7 @@ class TestResult:
             **self.statistics.to_json(),
             "class_names": self.class_names,
         }
-        write_atomically(path, lambda file: json.dump(numbers, file, indent=1))
+        write_json(path, numbers)
         return path
 
     def _write_predictions(self, file: Any) -> None:
@@ -88,6 +87,8 @@ class Tester:
         session: Whose step is noted, and whose signals are served.
         split: Name of the split, for the result.
     """
+
+    __test__ = False  # not a test case of pytest
 
     def __init__(
         self, network: Network, reader: Reader, session: Session, *, split: str

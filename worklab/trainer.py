@@ -61,10 +61,7 @@ class Trainer:
         optimizer: OptimizerOptions = OptimizerOptions(),
         options: TrainingOptions = TrainingOptions(),
     ) -> None:
-        if options.log_every < 1:
-            raise ValueError(
-                f"`log_every` must be at least 1. Received: {options.log_every}"
-            )
+        _check(options)
         self.network = network
         self.reader = reader
         self.session = session
@@ -160,6 +157,7 @@ class Trainer:
             layer.momentum = momentum
 
     def _start_cold(self) -> None:
+        self.writer.write_graph(self.network.model)
         if self.options.estimate_statistics:
             self.estimate_statistics(self.options.estimate_statistics)
         if self.options.log_images:
@@ -184,6 +182,10 @@ class Trainer:
         if self.session.step % self.options.log_every == 0:
             self._settle(leave=0)
             self._log(rate, len(batch["index"]), end)
+        every = self.options.log_histograms
+        if every and self.session.step % every == 0:
+            arrays = {n: v.value.numpy() for n, v in self.network.variables.items()}
+            self.writer.write_histograms(self.session.step, arrays)
 
     def _train_step(
         self, batch: Mapping[str, tf.Tensor], learning_rate: tf.Tensor
@@ -241,3 +243,17 @@ class Trainer:
             self.writer.write_speed(step, speed)
         self._log_time = now
         self.writer.show_progress(step, end, scalars["loss"], rate, speed)
+
+
+def _check(options: TrainingOptions) -> None:
+    limits = {
+        "log_every": options.log_every >= 1,
+        "log_histograms": options.log_histograms >= 0,
+        "estimate_statistics": options.estimate_statistics >= 0,
+    }
+    for name, holds in limits.items():
+        if not holds:
+            raise ValueError(
+                f"`{name}` is out of range: `log_every` is at least 1, the others at "
+                f"least 0. Received: {name}={getattr(options, name)}"
+            )

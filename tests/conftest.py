@@ -1,0 +1,80 @@
+"""What the tests share: tiny images, a two-block network, fixed seeds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import keras
+import numpy as np
+import pytest
+
+from worklab import Network
+from worklab.options import AugmentOptions, ReaderOptions
+from worklab.readers import ArrayReader
+
+CLASS_NAMES = ["circle", "square", "cross"]
+
+
+class TinyNetwork(Network):
+    """Two blocks and three classes; `frozen` learns nothing, `slow` a tenth."""
+
+    mean = (127.5, 127.5, 127.5)
+    std = (127.5, 127.5, 127.5)
+
+    def _construct(self, images: Any) -> Any:
+        with self.scope("frozen", lr_mult=0.0):
+            x = self.conv_block(images, 4, 3)
+        with self.scope("slow", lr_mult=0.1):
+            x = self.residual_block(x, 8, strides=2)
+        x = self.global_pool(x)
+        return self.full_layer(x, self.num_classes, scope="logits", restore=False)
+
+
+@pytest.fixture(autouse=True)
+def _seeds():
+    keras.utils.set_random_seed(0)
+    yield
+    keras.backend.clear_session()
+
+
+@pytest.fixture
+def tiny_network() -> TinyNetwork:
+    return TinyNetwork(3, image_shape=(8, 8, 3))
+
+
+@pytest.fixture(scope="session")
+def tiny_images() -> tuple[np.ndarray, np.ndarray]:
+    """30 images of 8x8: noise with a bright patch whose place is the class."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(30) % 3
+    images = rng.integers(0, 120, (30, 8, 8, 3), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[2 * label : 2 * label + 3, 2 * label : 2 * label + 3] += 120
+    return images, labels
+
+
+@pytest.fixture
+def tiny_reader(tiny_images) -> ArrayReader:
+    images, labels = tiny_images
+    return ArrayReader(
+        images,
+        labels,
+        CLASS_NAMES,
+        options=ReaderOptions(image_size=(8, 8), batch_size=6, test_batch_size=8),
+        augment=AugmentOptions(preset="off", shift=0.1),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny_images, tmp_path_factory) -> Path:
+    """The tiny images as PNG files with train.json, valid.json and test.json."""
+    folder = tmp_path_factory.mktemp("tiny")
+    images, labels = tiny_images
+    for number, image in enumerate(images):
+        cv2.imwrite(str(folder / f"{number}.png"), image[:, :, ::-1])
+    for split, start, stop in (("train", 0, 18), ("valid", 18, 24), ("test", 24, 30)):
+        records = {f"{n}.png": CLASS_NAMES[labels[n]] for n in range(start, stop)}
+        (folder / f"{split}.json").write_text(json.dumps(records))
+    (folder / "classes.json").write_text(json.dumps(CLASS_NAMES))
+    return folder

@@ -1,0 +1,293 @@
+"""Every launcher for a few steps on synthetic images, as a function and a script."""
+
+import csv
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from launchers import test as test_launcher
+from launchers import test_many, train, train_with_patience
+from worklab import Session
+from worklab.checkpoints import digest, list_steps, load_checkpoint
+from worklab.options import (
+    DataOptions,
+    PatienceOptions,
+    ReaderOptions,
+    ScheduleOptions,
+    SessionOptions,
+    TrainingOptions,
+)
+
+ROOT = Path(__file__).parent.parent
+LAUNCHERS = sorted(
+    path.name for path in (ROOT / "launchers").glob("*.py") if path.stem != "__init__"
+)
+
+
+@pytest.fixture
+def common(tiny_folder):
+    return {
+        "network": "tests.conftest:TinyNetwork",
+        "pretrained": None,
+        "data": DataOptions(folder=tiny_folder),
+        "reader": ReaderOptions(image_size=(8, 8), batch_size=6, test_batch_size=4),
+        "schedule": ScheduleOptions(learning_rate=0.05),
+        "training": TrainingOptions(log_every=2),
+    }
+
+
+@pytest.fixture
+def patience_options(common, tmp_path):
+    return train_with_patience.Options(
+        run=tmp_path / "patience",
+        patience=PatienceOptions(valid_every=3, patience=1, max_decays=1),
+        **common,
+    )
+
+
+def variables(run, step):
+    arrays, _ = load_checkpoint(run / f"checkpoints/step-{step:08d}.safetensors")
+    return arrays
+
+
+def history(run):
+    with open(run / "history.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_training_with_patience_ends_with_a_test(patience_options, capsys):
+    result = train_with_patience.main(patience_options)
+    run = patience_options.run
+    assert result == json.loads((run / "result.json").read_text())
+    assert result["test"]["num_images"] == 6
+    assert result["best_step"] % 3 == 0
+    tested = run / f"tests/step-{result['best_step']:08d}.test.json"
+    assert json.loads(tested.read_text())["loss"] == result["test"]["loss"]
+    output = capsys.readouterr().out
+    assert "tensorboard --logdir" in output
+    assert "accuracy" in output
+    assert list_steps(run / "checkpoints")[-1] == result["step"]
+
+
+def test_complete_run_changes_nothing(patience_options, capsys):
+    result = train_with_patience.main(patience_options)
+    files = {
+        path: (path.stat().st_mtime_ns, path.read_bytes())
+        for path in patience_options.run.rglob("*")
+        if path.is_file()
+    }
+    capsys.readouterr()
+    assert train_with_patience.main(patience_options) == result
+    assert "is complete" in capsys.readouterr().out
+    assert files == {
+        path: (path.stat().st_mtime_ns, path.read_bytes())
+        for path in patience_options.run.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_best_checkpoint_equals_plain_training_of_as_many_steps(
+    patience_options, common, tmp_path
+):
+    options = dataclasses.replace(
+        patience_options,
+        patience=PatienceOptions(valid_every=3, patience=2, max_decays=0),
+    )
+    best_step = train_with_patience.main(options)["best_step"]
+    plain = train.Options(run=tmp_path / "plain", num_steps=best_step, **common)
+    train.main(plain)
+    assert digest(variables(patience_options.run, best_step)) == digest(
+        variables(plain.run, best_step)
+    )
+
+
+def test_decay_goes_back_to_the_best_checkpoint(patience_options):
+    result = train_with_patience.main(patience_options)
+    rows = [row for row in history(patience_options.run) if row["split"] == "valid"]
+    losses = [float(row["loss"]) for row in rows]
+    assert min(losses) == pytest.approx(result["best_valid_loss"], rel=1e-6)
+    rates = {
+        int(row["step"]): float(row["learning_rate"])
+        for row in history(patience_options.run)
+        if row["split"] == "train"
+    }
+    assert rates[2] == pytest.approx(0.05)
+    assert rates[max(rates)] == pytest.approx(0.005)
+
+
+def test_run_that_was_stopped_ends_like_one_that_was_not(patience_options, monkeypatch):
+    whole = train_with_patience.main(patience_options)
+    stopped = dataclasses.replace(
+        patience_options, run=patience_options.run.with_name("stopped")
+    )
+    checks = 0
+    original = Session.raise_if_stopped
+
+    def stop_at_every_ninth_check(self):
+        nonlocal checks
+        checks += 1
+        if checks % 9 == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        original(self)
+
+    monkeypatch.setattr(Session, "raise_if_stopped", stop_at_every_ninth_check)
+    codes = []
+    while True:
+        try:
+            result = train_with_patience.main(stopped)
+            break
+        except SystemExit as stop:
+            codes.append(stop.code)
+    assert codes == [143] * len(codes)
+    assert len(codes) >= 2
+    assert result == whole
+    a, b = (run / "history.csv" for run in (patience_options.run, stopped.run))
+    assert a.read_bytes() == b.read_bytes()
+    for step in list_steps(stopped.run / "checkpoints"):
+        if step in list_steps(patience_options.run / "checkpoints"):
+            first, second = (
+                variables(patience_options.run, step),
+                variables(stopped.run, step),
+            )
+            assert digest(first) == digest(second)
+
+
+def test_train_goes_on_to_a_larger_number_of_steps(common, tmp_path):
+    options = train.Options(run=tmp_path / "a", num_steps=4, save_every=3, **common)
+    train.main(options)
+    assert list_steps(options.run / "checkpoints") == [3, 4]
+    train.main(dataclasses.replace(options, num_steps=7))
+    whole = train.Options(run=tmp_path / "b", num_steps=7, **common)
+    train.main(whole)
+    assert digest(variables(options.run, 7)) == digest(variables(whole.run, 7))
+
+
+def test_test_launcher_repeats_the_numbers_of_training(patience_options, tmp_path):
+    result = train_with_patience.main(patience_options)
+    run = patience_options.run
+    again = test_launcher.main(test_launcher.Options(run=run))
+    assert again.statistics.to_json()["loss"] == result["test"]["loss"]
+    assert again.step == result["best_step"]
+    latest = test_launcher.main(
+        test_launcher.Options(run=run, checkpoint="latest", split="valid")
+    )
+    assert latest.step == result["step"]
+    assert (run / f"tests/step-{latest.step:08d}.valid.csv").exists()
+    by_step = test_launcher.main(
+        test_launcher.Options(run=run, checkpoint=result["best_step"])
+    )
+    assert by_step.statistics == again.statistics
+
+
+def test_checkpoint_called_best_needs_a_validation(common, tmp_path):
+    options = train.Options(run=tmp_path / "a", num_steps=2, **common)
+    train.main(options)
+    with pytest.raises(RuntimeError, match=r"ask for `latest` or for a step"):
+        test_launcher.main(test_launcher.Options(run=options.run))
+
+
+def test_test_many_after_training_tests_what_is_left(patience_options):
+    train_with_patience.main(patience_options)
+    run = patience_options.run
+    steps = list_steps(run / "checkpoints")
+    options = test_many.Options(run=run, split="valid")
+    results = test_many.main(options)
+    assert [result.step for result in results] == steps
+    losses = {
+        int(row["step"]): float(row["loss"])
+        for row in history(run)
+        if row["split"] == "valid"
+    }
+    best = json.loads((run / "result.json").read_text())["best_step"]
+    tested = {result.step: result.statistics.loss for result in results}
+    assert tested[best] == pytest.approx(losses[best], rel=1e-6)
+    assert test_many.main(options) == []
+
+
+def test_test_many_beside_training_tests_every_checkpoint_once(common, tmp_path):
+    run = tmp_path / "run"
+    words = [
+        sys.executable,
+        "-c",
+        "from launchers import test_many as t; t.main("
+        f"t.Options(run=t.Path({str(run)!r}), poll_seconds=0.05))",
+    ]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as many:
+        options = train.Options(
+            run=run,
+            num_steps=40,
+            save_every=2,
+            session=SessionOptions(keep=1),
+            **common,
+        )
+        train.main(dataclasses.replace(options, num_steps=2))
+        (run / "result.json").unlink()
+        deadline = time.monotonic() + 60
+        while not (run / "tests/queues/valid").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        train.main(options)
+        output, _ = many.communicate(timeout=60)
+    assert many.returncode == 0
+    tested = [int(step) for step in re.findall(r"step +(\d+)  valid", output)]
+    assert tested == list(range(2, 41, 2))
+    assert list_steps(run / "checkpoints") == [40]
+    assert not (run / "tests/queues/valid").exists()
+    assert len(list((run / "tests").glob("step-*.valid.json"))) == 20
+
+
+def test_wrong_numbers_of_steps_are_errors(common, tmp_path):
+    for wrong in ({"num_steps": 0}, {"save_every": 0}):
+        with pytest.raises(ValueError, match=r"at least 1\. Received"):
+            train.main(train.Options(run=tmp_path, **common, **wrong))
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_help_explains_every_option(name):
+    done = subprocess.run(
+        [sys.executable, f"launchers/{name}", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"COLUMNS": "100"},
+    )
+    assert done.stderr == ""
+    lines = [line.strip("│╭╰─╮╯ ") for line in done.stdout.splitlines()]
+    options = re.split(r"(?<!,)\s(?=--[a-z])", " ".join(lines).split("-h, --help")[1])[
+        1:
+    ]
+    assert len(options) >= 4
+    for option in options:
+        described = re.sub(r"^--\S+|[A-Z{|}\[\]]{3,}|\(default: .*", "", option)
+        assert "(default: " in option, option
+        assert len(described.split()) >= 3, option
+
+
+def test_error_of_a_person_is_one_line_without_traceback(tmp_path):
+    done = subprocess.run(
+        [
+            sys.executable,
+            "launchers/train_with_patience.py",
+            "--data.folder",
+            str(tmp_path),
+            "--run",
+            str(tmp_path / "run"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: There is no file")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()

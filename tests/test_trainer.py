@@ -1,0 +1,230 @@
+import csv
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from worklab import Session, Trainer, Writer
+from worklab.options import (
+    AugmentOptions,
+    OptimizerOptions,
+    ReaderOptions,
+    TrainingOptions,
+)
+from worklab.readers import ArrayReader
+
+from .conftest import CLASS_NAMES, TinyNetwork
+
+
+def make_trainer(run, reader, *, network=None, rate=0.1, **settings):
+    trainer = Trainer(
+        network or TinyNetwork(3, image_shape=(8, 8, 3)),
+        reader,
+        Session(run),
+        Writer(run),
+        learning_rate=lambda step: rate,
+        **settings,
+    )
+    trainer.session.start(trainer.network, CLASS_NAMES)
+    return trainer
+
+
+def values(network):
+    return {name: v.value.numpy() for name, v in network.variables.items()}
+
+
+def read_events(folder):
+    (path,) = folder.iterdir()
+    records = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+    return [tf.compat.v1.Event.FromString(record) for record in records]
+
+
+def history(run):
+    with open(run / "history.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_loss_falls_on_images_that_can_be_learnt(tmp_path, tiny_reader):
+    options = TrainingOptions(log_every=10)
+    trainer = make_trainer(tmp_path, tiny_reader, rate=0.2, options=options)
+    trainer.train(80)
+    losses = [float(row["loss"]) for row in history(tmp_path)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_step_is_traced_once_for_any_batch_size(tmp_path, tiny_images):
+    images, labels = tiny_images
+    trainer = make_trainer(
+        tmp_path,
+        ArrayReader(
+            images,
+            labels,
+            CLASS_NAMES,
+            options=ReaderOptions(image_size=(8, 8), batch_size=6),
+        ),
+    )
+    trainer.train(3)
+    smaller = ReaderOptions(image_size=(8, 8), batch_size=4)
+    trainer.reader = ArrayReader(images, labels, CLASS_NAMES, options=smaller)
+    trainer._next_step = -1
+    trainer.train(3)
+    assert trainer.num_traces == 1
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_frozen_layers_keep_weights_and_statistics(tmp_path, tiny_reader, name):
+    trainer = make_trainer(
+        tmp_path, tiny_reader, optimizer=OptimizerOptions(name=name), rate=0.01
+    )
+    before = values(trainer.network)
+    trainer.train(3)
+    after = values(trainer.network)
+    for variable, array in before.items():
+        same = np.array_equal(array, after[variable])
+        assert same == variable.startswith("frozen/"), variable
+
+
+def test_loss_counts_weights_of_images(tmp_path, tiny_reader):
+    trainer = make_trainer(tmp_path, tiny_reader, rate=0.0)
+    batch = dict(tiny_reader.train_batch(0))
+    whole = trainer._train_step(batch, np.float32(0))["loss"].numpy()
+    batch["weights"] = np.array([1, 1, 1, 0, 0, 0], np.float32)
+    half = trainer._train_step(batch, np.float32(0))["loss"].numpy()
+    batch["weights"] = 1 - batch["weights"]
+    other = trainer._train_step(batch, np.float32(0))["loss"].numpy()
+    np.testing.assert_allclose((half + other) / 2, whole, rtol=1e-5)
+    assert abs(half - other) > 1e-4
+
+
+class NanNetwork(TinyNetwork):
+    """Its loss is not finite for an image whose first pixel is 255."""
+
+    def losses(self, batch, logits, *, training):
+        is_white = tf.equal(batch["images"][:, 0, 0, 0], 255)
+        losses = super().losses(batch, logits, training=training)
+        return tf.where(is_white, np.inf, losses)
+
+
+def test_loss_that_is_not_finite_names_step_and_images(tmp_path, tiny_images):
+    images, labels = tiny_images
+    images = images.copy()
+    images[17, 0, 0, 0] = 255
+    reader = ArrayReader(
+        images,
+        labels,
+        CLASS_NAMES,
+        options=ReaderOptions(image_size=(8, 8), batch_size=5),
+        augment=AugmentOptions(preset="off"),
+    )
+    step = next(n for n in range(6) if 17 in reader.train_batch(n)["index"])
+    trainer = make_trainer(
+        tmp_path, reader, network=NanNetwork(3, image_shape=(8, 8, 3))
+    )
+    trainer.train(step)
+    trainer.session.save()
+    with pytest.raises(FloatingPointError) as error:
+        trainer.train(6)
+    message = str(error.value)
+    assert f"at step {step + 1} is not finite" in message
+    assert "`record 17`" in message
+    assert "Received: loss=inf" in message
+    assert trainer.session.checkpoints.steps() == [step]
+
+
+def test_rows_of_the_log_are_means_since_the_last(tmp_path, tiny_reader):
+    every = make_trainer(
+        tmp_path / "every", tiny_reader, options=TrainingOptions(log_every=1)
+    )
+    every.train(8)
+    third = make_trainer(
+        tmp_path / "third", tiny_reader, options=TrainingOptions(log_every=4)
+    )
+    third.train(8)
+    each = [float(row["loss"]) for row in history(tmp_path / "every")]
+    means = [float(row["loss"]) for row in history(tmp_path / "third")]
+    np.testing.assert_allclose(means, [np.mean(each[:4]), np.mean(each[4:])], rtol=1e-5)
+
+
+def test_history_does_not_depend_on_where_a_run_was_stopped(tmp_path, tiny_reader):
+    options = TrainingOptions(log_every=3)
+    whole = make_trainer(tmp_path / "a", tiny_reader, options=options)
+    whole.train(10)
+    first = make_trainer(tmp_path / "b", tiny_reader, options=options)
+    first.train(5)
+    first.session.save()
+    first.train(4)  # written to the log, but lost with the process
+    second = make_trainer(tmp_path / "b", tiny_reader, options=options)
+    second.train(5)
+    a, b = ((tmp_path / name / "history.csv").read_bytes() for name in "ab")
+    assert a == b
+
+
+def test_estimated_statistics_are_the_mean_over_batches(tmp_path, tiny_reader):
+    trainer = make_trainer(tmp_path, tiny_reader)
+    network = trainer.network
+    before = values(network)
+    trainer.estimate_statistics(3)
+    after = values(network)
+    for name, array in before.items():
+        moved = not np.array_equal(array, after[name])
+        is_statistic = "moving" in name and not name.startswith("frozen/")
+        assert moved == is_statistic, name
+    # Against NumPy on the activations, batch by batch.
+    layer = network.model.get_layer("slow.a.conv")
+    inner = keras.Model(network.model.inputs, layer.output)
+    means, variances = [], []
+    for number in range(3):
+        batch = tiny_reader.train_batch(number)
+        outputs = inner({"images": batch["images"]}, training=True).numpy()
+        means.append(outputs.mean(axis=(0, 1, 2)))
+        variances.append(outputs.reshape(-1, outputs.shape[-1]).var(axis=0, ddof=1))
+    np.testing.assert_allclose(
+        after["slow/a/bn/moving_mean"], np.mean(means, axis=0), rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        after["slow/a/bn/moving_variance"], np.mean(variances, axis=0), rtol=1e-4
+    )
+
+
+def test_cold_start_estimates_statistics_once(tmp_path, tiny_reader):
+    options = TrainingOptions(estimate_statistics=2)
+    trainer = make_trainer(tmp_path, tiny_reader, options=options)
+    counted = []
+    trainer.estimate_statistics = counted.append
+    trainer.train(1)
+    trainer.train(1)
+    assert counted == [2]
+
+
+def test_graph_images_and_histograms_are_written(tmp_path, tiny_reader):
+    options = TrainingOptions(log_every=2, log_images=True, log_histograms=2)
+    trainer = make_trainer(tmp_path, tiny_reader, options=options)
+    trainer.train(5)
+    trainer.writer.close()
+    tags = [
+        (event.step, value.tag)
+        for event in read_events(tmp_path / "tensorboard/train")
+        for value in event.summary.value
+    ]
+    assert (0, "training batch") in tags
+    kernel = "slow/a/conv/kernel"
+    assert [step for step, tag in tags if tag == kernel] == [2, 4]
+    graphs = [e for e in read_events(tmp_path / "tensorboard/train") if e.graph_def]
+    assert len(graphs) == 1
+
+
+def test_wrong_numbers_are_errors(tmp_path, tiny_reader):
+    with pytest.raises(ValueError, match=r"Received: log_every=0"):
+        make_trainer(tmp_path, tiny_reader, options=TrainingOptions(log_every=0))
+    trainer = make_trainer(tmp_path, tiny_reader)
+    with pytest.raises(ValueError, match=r"at least 0\. Received: -1"):
+        trainer.train(-1)
+
+
+def test_batch_larger_than_the_split_is_an_error(tmp_path, tiny_images):
+    images, labels = tiny_images
+    options = ReaderOptions(image_size=(8, 8), batch_size=31)
+    reader = ArrayReader(images, labels, CLASS_NAMES, options=options)
+    with pytest.raises(ValueError, match=r"training images \(30\).*batch_size=31"):
+        make_trainer(tmp_path, reader).train(1)
