@@ -57,9 +57,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         self.moving_variance = add(
             "moving_variance", self.moving_variance_initializer, False
         )
-        self.input_spec = keras.layers.InputSpec(
-            ndim=len(input_shape), axes={-1: input_shape[-1]}
-        )
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: input_shape[-1]})
         self.built = True
 
     def call(self, inputs: Any, training: bool = False) -> Any:

@@ -59,15 +59,19 @@ def classification_statistics(
     """
     classes = np.arange(len(class_names))
     predictions = probabilities.argmax(axis=1)
+    accuracy = float(metrics.accuracy_score(labels, predictions))
     recalls = metrics.recall_score(
         labels, predictions, labels=classes, average=None, zero_division=np.nan
     )
     return Statistics(
         num_images=len(labels),
         loss=float(np.mean(losses, dtype=np.float64)),
-        accuracy=float(metrics.accuracy_score(labels, predictions)),
+        accuracy=accuracy,
         top_k_accuracy={
-            k: float(
+            # scikit-learn wants probabilities of another shape where classes are two.
+            k: accuracy
+            if k == 1
+            else float(
                 metrics.top_k_accuracy_score(labels, probabilities, k=k, labels=classes)
             )
             for k in top_k

@@ -4,12 +4,14 @@ import abc
 import contextlib
 import dataclasses
 import difflib
-import inspect
+import random
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import keras
+import numpy as np
 import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
@@ -20,7 +22,10 @@ from worklab.primitives import Primitives
 Restore = bool | str
 
 # Leaves that weight decay applies to: matrices and filters, not biases and norms.
-_DECAYED_LEAVES = ("kernel",)
+# Also `depthwise_kernel` and `recurrent_kernel`, as Keras calls them in some layers.
+_DECAYED_LEAF = "kernel"
+
+_SCOPE_NAME = re.compile(r"[\w-]+(/[\w-]+)*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,15 +76,18 @@ class Network(Primitives):
         options: Multipliers by scope, weight decay and label smoothing.
 
     Attributes:
-        mean: What is subtracted from RGB values 0..255, one number per channel.
+        mean: What is subtracted from values 0..255: one number, or one for each
+            channel in the order RGB, whatever `channel_order` is.
         std: What they are divided by afterwards.
         channel_order: Order of the channels that the layers see.
         model: The Keras functional model: uint8 images in, float32 logits out.
         policies: `Policy` of each layer by its name with slashes.
+        variables: Every variable by its name with slashes: `block1/a/conv/kernel`.
 
     Raises:
         ValueError: If `_construct` returns no logits or logits of another width, two
-            layers have one name, or a multiplier is negative or for an unknown scope.
+            layers have one name or one is made without `layer`, `mean` does not fit
+            the channels, or a multiplier is negative or for an unknown scope.
 
     Example:
         >>> class Tiny(Network):
@@ -116,6 +124,7 @@ class Network(Primitives):
         self._scopes = [_Scope("", True, 1.0, None)]
         self.policies: dict[str, Policy] = {}
         self._check_options()
+        self._check_channels()
 
         images = keras.Input(image_shape, name="images", dtype="uint8")
         inputs = {"images": images}
@@ -128,6 +137,9 @@ class Network(Primitives):
             logits
         )
         self.model = keras.Model(inputs, logits, name=type(self).__name__)
+        self._layer_of: dict[str, str] = {}
+        self.variables: dict[str, Any] = {}
+        self._name_variables()
         self._check_multiplied_scopes_exist()
 
     @abc.abstractmethod
@@ -167,18 +179,23 @@ class Network(Primitives):
         right = tf.equal(tf.argmax(logits, axis=-1), batch["labels"])
         return {"accuracy": tf.cast(right, tf.float32)}
 
-    @property
-    def variables(self) -> dict[str, Any]:
-        """Every variable by its name with slashes, e.g. `block1/a/conv/kernel`."""
-        return {variable_name(v): v for v in self.model.variables}
-
     def policy(self, variable: str) -> Policy:
         """Return the policy of a variable, given by its name with slashes."""
-        layer = variable.rpartition("/")[0]
-        # A layer in a layer, as a dropout's generator, has its parent's policy.
-        while layer not in self.policies:
-            layer = layer.rpartition("/")[0]
-        return self.policies[layer]
+        return self.policies[self._layer_of[variable]]
+
+    def decay(self, variable: str) -> float:
+        """Return the weight decay of a variable; biases and norms have none."""
+        if not variable.endswith(_DECAYED_LEAF):
+            return 0.0
+        return self.policy(variable).weight_decay
+
+    def source(self, variable: str) -> str | None:
+        """Return a variable's name in a pretrained file; None: it is initialised."""
+        restore = self.policy(variable).restore
+        # The state of a random generator is nobody's weight.
+        if restore is None or variable.endswith("/seed_generator_state"):
+            return None
+        return restore + variable.removeprefix(self._layer_of[variable])
 
     def summary(self) -> str:
         """Return a table of all variables: shape, policy, and where they come from."""
@@ -188,25 +205,18 @@ class Network(Primitives):
         trainable = {id(variable) for variable in self.model.trainable_variables}
         for name, variable in self.variables.items():
             policy = self.policy(name)
-            leaf = name.rpartition("/")[2]
             table.add_row(
                 name,
                 str(tuple(variable.shape)),
                 f"{policy.lr_mult:g}",
                 f"{self.decay(name):g}",
-                "-" if policy.restore is None else f"{policy.restore}/{leaf}",
+                self.source(name) or "-",
                 "yes" if id(variable) in trainable else "no",
             )
         console = Console(width=160)
         with console.capture() as capture:
             console.print(table)
         return capture.get()
-
-    def decay(self, variable: str) -> float:
-        """Return the weight decay of a variable; biases and norms have none."""
-        if variable.rpartition("/")[2] not in _DECAYED_LEAVES:
-            return 0.0
-        return self.policy(variable).weight_decay
 
     @contextlib.contextmanager
     def scope(
@@ -221,18 +231,23 @@ class Network(Primitives):
 
         Args:
             name: Joined to the names of the scopes around it by slashes.
-            restore: True, False, or the scope's full name in the pretrained file.
+            restore: True, False, or the scope's full name in the pretrained file, ""
+                for a file whose names begin inside the scope.
             lr_mult: Factor on the learning rate, at least 0.
             weight_decay: Decay of the kernels, at least 0.
+
+        Raises:
+            ValueError: If the name has other signs than letters, digits, `_`, `-` and
+                slashes between them, or a number is negative.
         """
         outer = self._scopes[-1]
-        inherited = (
-            f"{outer.restore}/{name}"
-            if isinstance(outer.restore, str)
-            else outer.restore
-        )
+        path = f"{outer.path}/{name}".lstrip("/")
+        _check_scope(name, path, lr_mult, weight_decay)
+        inherited = outer.restore
+        if isinstance(inherited, str):
+            inherited = f"{inherited}/{name}".lstrip("/")
         inner = _Scope(
-            path=f"{outer.path}/{name}".lstrip("/"),
+            path=path,
             restore=inherited if restore is None else restore,
             lr_mult=outer.lr_mult if lr_mult is None else lr_mult,
             weight_decay=outer.weight_decay if weight_decay is None else weight_decay,
@@ -282,23 +297,26 @@ class Network(Primitives):
             restore=_source_name(inner),
             weight_decay=self.options.weight_decay if decay is None else decay,
         )
-        layer = layer_class(
-            name=inner.path.replace("/", "."),
-            trainable=lr_mult > 0,
-            dtype=self._dtype,
-            **_seeded(layer_class, settings, f"{self.seed}:{inner.path}"),
-        )
-        return layer(inputs)
+        with _seeds_from(f"{self.seed}:{inner.path}") as seed:
+            layer = layer_class(
+                name=inner.path.replace("/", "."),
+                dtype=self._dtype,
+                **_seeded(settings, seed),
+            )
+            layer.trainable = lr_mult > 0
+            return layer(inputs)
 
     def _preprocess(self, images: Any) -> Any:
-        if self.channel_order == "BGR":
-            images = keras.ops.flip(images, axis=-1)
-        return keras.layers.Rescaling(
-            scale=[1 / std for std in self.std],
-            offset=[-mean / std for mean, std in zip(self.mean, self.std, strict=True)],
+        std = np.asarray(self.std)
+        images = keras.layers.Rescaling(
+            scale=(1 / std).tolist(),
+            offset=(-np.asarray(self.mean) / std).tolist(),
             dtype="float32",
             name="preprocessing",
         )(images)
+        return (
+            keras.ops.flip(images, axis=-1) if self.channel_order == "BGR" else images
+        )
 
     def _multiplier(self, scope: _Scope) -> float:
         parts = scope.path.split("/")
@@ -306,12 +324,28 @@ class Network(Primitives):
             given = self.options.lr_mult.get("/".join(parts[:length]))
             if given is not None:
                 return given
-        if scope.lr_mult < 0:
-            raise ValueError(
-                f"`lr_mult` of `{scope.path}` must be at least 0 (0 freezes the "
-                f"layer). Received: lr_mult={scope.lr_mult}"
-            )
         return scope.lr_mult
+
+    def _name_variables(self) -> None:
+        for layer in self.model.layers:
+            path = layer.name.replace(".", "/")
+            if layer.variables and path not in self.policies:
+                raise ValueError(
+                    f"`{type(self).__name__}._construct` made a layer apart from the "
+                    "network, so that nobody knows its `lr_mult` and `restore`. Use "
+                    f"`self.layer(keras.layers.{type(layer).__name__}, x, "
+                    f"scope='{layer.name}', ...)`. Received: layer {layer.name!r}"
+                )
+            for variable in layer.variables:
+                # Keras numbers random generators over the whole process, so that their
+                # own paths would differ from one process to the next.
+                outer, _, leaf = variable.path.partition("/")
+                name = f"{path}/{leaf}"
+                if outer != layer.name:
+                    number = sum(n.startswith(f"{path}/random") for n in self.variables)
+                    name = f"{path}/random{number}/{leaf}"
+                self.variables[name] = variable
+                self._layer_of[name] = path
 
     def _checked_logits(self, logits: Any) -> Any:
         name = type(self).__name__
@@ -339,8 +373,19 @@ class Network(Primitives):
             ("weight_decay", self.options.weight_decay),
             *((f"lr_mult of {k}", v) for k, v in self.options.lr_mult.items()),
         ]:
-            if value < 0:
+            if not value >= 0:
                 raise ValueError(f"`{name}` must be at least 0. Received: {value}")
+
+    def _check_channels(self) -> None:
+        channels = self.image_shape[-1]
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, channels):
+                raise ValueError(
+                    f"`{type(self).__name__}.{name}` is for images of {len(values)} "
+                    f"channels. Read such images (`--reader.channels {len(values)}` "
+                    f"converts them), or give `{name}` one number for each channel. "
+                    f"Received: image_shape={self.image_shape}, {name}={values}"
+                )
 
     def _check_multiplied_scopes_exist(self) -> None:
         paths = {
@@ -357,10 +402,20 @@ class Network(Primitives):
                 )
 
 
-def variable_name(variable: Any) -> str:
-    """Return a Keras variable's name with slashes: `block1/a/conv/kernel`."""
-    layer, _, leaf = variable.path.partition("/")
-    return f"{layer.replace('.', '/')}/{leaf}"
+def _check_scope(
+    name: str, path: str, lr_mult: float | None, weight_decay: float | None
+) -> None:
+    if not _SCOPE_NAME.fullmatch(name):
+        raise ValueError(
+            "the name of a scope or layer is made of letters, digits, `_` and `-`, "
+            f"with `/` between the names of nested scopes. Received: scope={name!r}"
+        )
+    for what, value in (("lr_mult", lr_mult), ("weight_decay", weight_decay)):
+        if value is not None and not value >= 0:
+            raise ValueError(
+                f"`{what}` of `{path}` must be at least 0 (a `lr_mult` of 0 freezes "
+                f"the layer). Received: {what}={value}"
+            )
 
 
 def _source_name(scope: _Scope) -> str | None:
@@ -369,14 +424,25 @@ def _source_name(scope: _Scope) -> str | None:
     return scope.path if scope.restore is True else scope.restore
 
 
-def _seeded(layer_class: Any, settings: dict[str, Any], key: str) -> dict[str, Any]:
-    """Return the settings with the seed of the layer's name wherever chance enters."""
-    seed = zlib.crc32(key.encode())
-    seeded = {
-        name: keras.initializers.get({"class_name": value, "config": {"seed": seed}})
-        for name, value in settings.items()
-        if name.endswith("_initializer")
-    }
-    if "seed" in inspect.signature(layer_class).parameters:
-        seeded["seed"] = seed
+@contextlib.contextmanager
+def _seeds_from(key: str) -> Iterator[int]:
+    """Give a seed, and make those that Keras draws inside depend on the key alone."""
+    state = random.getstate()
+    random.seed(key)  # Keras seeds dropout and default initialisers by `random`
+    try:
+        yield zlib.crc32(key.encode())
+    finally:
+        random.setstate(state)
+
+
+def _seeded(settings: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Return the settings with initialisers that were given by name seeded."""
+    seeded = {}
+    for name, value in settings.items():
+        if name.endswith("_initializer") and isinstance(value, str):
+            initializer = keras.initializers.get(value)
+            config = initializer.get_config()
+            if "seed" in config:  # not in that of e.g. "zeros"
+                initializer = type(initializer).from_config(config | {"seed": seed})
+            seeded[name] = initializer
     return settings | seeded

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from worklab.network import Network, variable_name
+from worklab.network import Network
 from worklab.options import OptimizerOptions
 
 
@@ -52,7 +52,8 @@ def make_optimizer(options: OptimizerOptions, network: Network) -> Any:
         "adamw": (keras.optimizers.Adam, {}),  # with the decay below, apart from it
     }
     base, settings = kinds[options.name]
-    names = [variable_name(variable) for variable in variables]
+    name_of = {id(variable): name for name, variable in network.variables.items()}
+    names = [name_of[id(variable)] for variable in variables]
     optimizer = _with_policies(base)(
         learning_rate=0.0,
         name=options.name,

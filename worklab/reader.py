@@ -1,12 +1,14 @@
 """Reader: records -> augmented, reproducible batches."""
 
 import abc
+import dataclasses
 import functools
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -46,13 +48,14 @@ class Reader(abc.ABC):
         class_names: Names in label order.
         options: Sizes, threads and cache.
         augment: Amounts of the random changes, or a function `(image, rng) -> image`
-            that takes the loaded uint8 image of any size.
+            that takes the loaded uint8 image of any size, read-only.
         seed: Seed of order and augmentation, at least 0.
         features: Numbers that go with each record, (num_records, num_features).
 
     Raises:
-        ValueError: If there is no record, a label is out of range, an option is out
-            of its range, or (in training) the batch is larger than the split.
+        ValueError: If there is no record, a label or an option is out of range,
+            `features` has another shape, or (in training) the batch is larger than
+            the split.
     """
 
     def __init__(
@@ -65,18 +68,19 @@ class Reader(abc.ABC):
         seed: int = 0,
         features: np.ndarray | None = None,
     ) -> None:
-        _check_options(options)
-        self.labels = np.asarray(labels, np.int64)
         self.class_names = list(class_names)
         self.options = options
         self.seed = seed
-        self.features = None if features is None else np.asarray(features, np.float32)
-        self._check_labels()
+        self.augment_options = AugmentOptions(preset="off")
         if callable(augment):
             self.augment = augment  # type: ignore[method-assign,assignment]
-            self.augment_options = AugmentOptions(preset="off")
         else:
             self.augment_options = augment
+        _check_options(options, self.augment_options, seed)
+        self.labels = np.asarray(labels)
+        self.features = None if features is None else np.asarray(features, np.float32)
+        self._check_labels()
+        self.labels = self.labels.astype(np.int64)
         self._order = functools.lru_cache(maxsize=2)(self._shuffle)
         self._cache: dict[int, np.ndarray] = {}
         self._cache_room = options.cache_megabytes * 2**20
@@ -103,7 +107,7 @@ class Reader(abc.ABC):
         """Return the training form of an image: one random warp, then colour.
 
         Args:
-            image: uint8 (height, width, channels), of any size.
+            image: uint8 (height, width, channels), of any size, read-only.
             rng: The only source of chance; the same for the same place in training.
 
         Returns:
@@ -163,8 +167,7 @@ class Reader(abc.ABC):
         images = np.empty((size, *self.image_shape), np.uint8)
         for row, position in enumerate(positions.tolist()):
             rng = np.random.default_rng([self.seed, _AUGMENT_STREAM, position])
-            loaded = self._load_cached(int(index[row]))
-            images[row] = self._checked(self.augment(loaded, rng), int(index[row]))
+            images[row] = self._read(int(index[row]), self.augment, rng)
         return self._batch(images, index)
 
     def test_batch(self, number: int) -> Batch:
@@ -174,8 +177,7 @@ class Reader(abc.ABC):
         index[index >= len(self)] = -1
         images = np.zeros((size, *self.image_shape), np.uint8)
         for row, record in enumerate(index[index >= 0]):
-            loaded = self._load_cached(int(record))
-            images[row] = self._checked(self.centre(loaded), int(record))
+            images[row] = self._read(int(record), self.centre)
         return self._batch(images, index)
 
     def train_batches(self, start_step: int) -> Iterator[Batch]:
@@ -192,7 +194,7 @@ class Reader(abc.ABC):
     ) -> grain.IterDataset:
         threads = self.options.num_threads
         if threads is None:
-            threads = self._suitable_threads()
+            threads = self._suitable_threads
         return (
             grain.MapDataset.range(start, stop)
             .map(read)
@@ -201,25 +203,55 @@ class Reader(abc.ABC):
             )
         )
 
+    @functools.cached_property
     def _suitable_threads(self) -> int:
         """Return 1 for cheap records, where threads would contend for Python's lock."""
-        start = time.perf_counter()
-        self.augment(self._load_cached(0), np.random.default_rng(0))
-        cheap = time.perf_counter() - start < _CHEAP_RECORD_SECONDS
+        seconds = []
+        for _ in range(3):  # the first is slow, whatever the record
+            start = time.perf_counter()
+            self.augment(self._load_checked(0), np.random.default_rng(0))
+            seconds.append(time.perf_counter() - start)
+        cheap = min(seconds) < _CHEAP_RECORD_SECONDS
         return 1 if cheap else min(16, os.cpu_count() or 1)
 
     def _shuffle(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng([self.seed, _ORDER_STREAM, epoch])
         return rng.permutation(len(self))
 
+    def _read(self, index: int, change: Callable[..., np.ndarray], *rng: Any) -> Any:
+        try:
+            image = change(self._load_cached(index), *rng)
+        except Exception as error:
+            error.add_note(f"while reading `{self.name(index)}`")
+            raise
+        if image.shape != self.image_shape or image.dtype != np.uint8:
+            raise ValueError(
+                f"`{self.name(index)}` came out of augmentation with the wrong form: "
+                f"expected uint8 {self.image_shape}. `augment` and `centre` must "
+                "return an image of `reader.image_size`. "
+                f"Received: {image.dtype} {image.shape}"
+            )
+        return image
+
     def _load_cached(self, index: int) -> np.ndarray:
         image = self._cache.get(index)
         if image is None:
-            image = self._load(index)
+            image = self._load_checked(index)
             with self._cache_lock:
                 if index not in self._cache and image.nbytes <= self._cache_room:
                     self._cache[index] = image
                     self._cache_room -= image.nbytes
+        return image
+
+    def _load_checked(self, index: int) -> np.ndarray:
+        image = self._load(index).view()
+        if image.ndim != 3 or image.dtype != np.uint8:
+            raise ValueError(
+                f"`{self.name(index)}` was loaded in the wrong form: `_load` must "
+                "return uint8 (height, width, channels). "
+                f"Received: {image.dtype} {image.shape}"
+            )
+        image.flags.writeable = False  # a change in place would last into later epochs
         return image
 
     def _batch(self, images: np.ndarray, index: np.ndarray) -> Batch:
@@ -234,21 +266,16 @@ class Reader(abc.ABC):
             batch["features"] = np.where(real[:, None], self.features[index], 0)
         return batch
 
-    def _checked(self, image: np.ndarray, index: int) -> np.ndarray:
-        if image.shape != self.image_shape or image.dtype != np.uint8:
-            raise ValueError(
-                f"`{self.name(index)}` came out of augmentation with the wrong form: "
-                f"expected uint8 {self.image_shape}. `augment` and `centre` must "
-                "return an image of `reader.image_size`. "
-                f"Received: {image.dtype} {image.shape}"
-            )
-        return image
-
     def _check_labels(self) -> None:
         if len(self.labels) == 0:
             raise ValueError(
                 "a Reader needs at least one record; check the list it was made from. "
                 "Received: 0 records"
+            )
+        if self.labels.ndim != 1 or self.labels.dtype.kind not in "iu":
+            raise ValueError(
+                "`labels` must be one integer for each record, the index of its class. "
+                f"Received: {self.labels.dtype} {self.labels.shape}"
             )
         wrong = np.flatnonzero(
             (self.labels < 0) | (self.labels >= len(self.class_names))
@@ -259,26 +286,34 @@ class Reader(abc.ABC):
                 f"{len(self.class_names)} class names. "
                 f"Received: label {self.labels[wrong[0]]} of {self.name(int(wrong[0]))}"
             )
-        if self.features is not None and len(self.features) != len(self.labels):
+        if self.features is not None and (
+            self.features.ndim != 2 or len(self.features) != len(self.labels)
+        ):
             raise ValueError(
-                "`features` must have one row for each record. Received: "
-                f"{len(self.features)} rows for {len(self.labels)} records"
+                "`features` must have one row of numbers for each record. Received: "
+                f"shape {self.features.shape} for {len(self.labels)} records"
             )
 
 
-def _check_options(options: ReaderOptions) -> None:
+def _check_options(options: ReaderOptions, augment: AugmentOptions, seed: int) -> None:
+    values = dataclasses.asdict(options) | {"seed": seed}
+    changes = ("zoom", "shift", "rotation", "brightness", "contrast", "saturation")
+    values |= {name: augment.amount(name) for name in changes}
     limits = {
         "batch_size": options.batch_size >= 1,
         "test_batch_size": options.test_batch_size >= 1,
         "image_size": min(options.image_size) >= 1,
+        "channels": options.channels in (1, 3),
         "crop_fraction": 0 < options.crop_fraction <= 1,
         "num_threads": (options.num_threads or 0) >= 0,
         "cache_megabytes": options.cache_megabytes >= 0,
+        "seed": seed >= 0,
+        **{name: values[name] >= 0 for name in changes},
     }
     for name, holds in limits.items():
         if not holds:
             raise ValueError(
-                f"`{name}` is out of range: sizes are at least 1, `crop_fraction` is "
-                "in (0, 1], threads and cache at least 0. "
-                f"Received: {name}={getattr(options, name)!r}"
+                f"`{name}` is out of range: sizes are at least 1, channels 1 or 3, "
+                "`crop_fraction` is in (0, 1], all else at least 0. "
+                f"Received: {name}={values[name]!r}"
             )

@@ -8,7 +8,6 @@ import inspect
 import json
 import logging
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from worklab.cli import options_from_json, options_to_json
-from worklab.files import write_json
+from worklab.files import write_atomically, write_json
 from worklab.lists import read_class_names, write_class_names
 from worklab.network import Network
 from worklab.options import (
@@ -114,7 +113,8 @@ def write_run(
     source = inspect.getsourcefile(type(network))
     copy = run / _NETWORK_FILE
     if source and Path(source).resolve() != copy.resolve():
-        shutil.copyfile(source, copy)
+        text = Path(source).read_text(encoding="utf-8")
+        write_atomically(copy, lambda file: file.write(text))
     write_class_names(run / "classes.json", class_names)
     notes = run / "notes.md"
     if not notes.exists():

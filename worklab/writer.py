@@ -192,20 +192,18 @@ def _cut_history(path: Path, num_rows: int) -> None:
 def _cut_events(folder: Path, last_step: int) -> None:
     """Rewrite the event files of a folder up to a step, as one file."""
     paths = sorted(folder.glob("events.out.tfevents.*"))
-    kept = []
+    kept: dict[bytes, None] = {}  # once each, also when this was killed half-way
     for path in paths:
         # A dead run's last record may be torn; what stands before it is whole.
         dataset = tf.data.TFRecordDataset(str(path)).ignore_errors()
         for record in dataset.as_numpy_iterator():
-            event = tf.compat.v1.Event.FromString(record)
-            if event.step <= last_step:
-                kept.append(record)
+            if tf.compat.v1.Event.FromString(record).step <= last_step:
+                kept[record] = None
     if kept:
         part = folder / ".kept"
         with tf.io.TFRecordWriter(str(part)) as writer:
             for record in kept:
                 writer.write(record)
+        part.replace(paths.pop(0))
     for path in paths:
         path.unlink()
-    if kept:
-        part.rename(paths[0])

@@ -103,12 +103,9 @@ def import_weights(network: Network, path: Path) -> ImportReport:
 def _match(
     network: Network, variable: str, arrays: Mapping[str, np.ndarray]
 ) -> ImportRow:
-    layer, _, leaf = variable.rpartition("/")
-    policy = network.policies.get(layer)
-    # Random-generator states are nobody's weights.
-    if policy is None or policy.restore is None:
+    source = network.source(variable)
+    if source is None:
         return ImportRow(variable, None, "initialised")
-    source = f"{policy.restore}/{leaf}"
     shape = tuple(network.variables[variable].shape)
     if source not in arrays:
         near = difflib.get_close_matches(source, list(arrays), n=3, cutoff=0.5)

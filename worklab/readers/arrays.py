@@ -19,7 +19,8 @@ class ArrayReader(Reader):
         **settings: As for `Reader`.
 
     Raises:
-        ValueError: If the images are not uint8, or not as many as the labels.
+        ValueError: If the images are not uint8, have another number of channels, or
+            are not as many as the labels.
 
     Example:
         >>> from worklab.options import ReaderOptions
@@ -43,12 +44,14 @@ class ArrayReader(Reader):
                 "`images` and `labels` must be equally many. Received: "
                 f"{len(images)} images and {len(self.labels)} labels"
             )
-        wrong = next((image for image in images if image.dtype != np.uint8), None)
-        if wrong is not None:
-            raise ValueError(
-                "`images` must be uint8 with values 0..255; the network does the "
-                f"scaling. Received: dtype={wrong.dtype}"
-            )
+        channels = self.options.channels
+        for image in images:
+            if image.dtype != np.uint8 or image.shape[2:] != (channels,):
+                raise ValueError(
+                    "`images` must be uint8 with values 0..255 (the network does the "
+                    f"scaling), each (height, width, {channels}) as `channels` says. "
+                    f"Received: {image.dtype} {image.shape}"
+                )
         self._images = images
         self._cache_room = 0  # the images are in memory already
 

@@ -1,0 +1,150 @@
+"""What the documents claim is executed here."""
+
+import doctest
+import importlib
+import importlib.util
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import worklab
+from worklab.lists import read_list
+from worklab.runs import read_result
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MODULES = [
+    module.name
+    for module in pkgutil.walk_packages(worklab.__path__, "worklab.")
+    if not module.name.endswith("__main__")
+]
+BLOCKS = [
+    pytest.param(block, id=f"{page.stem}-{number}")
+    for page in PAGES
+    for number, block in enumerate(
+        re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    )
+]
+
+
+@pytest.fixture(scope="module")
+def digits_project(tmp_path_factory):
+    """A folder as a person has it after `make demo`: data/digits and launchers."""
+    folder = tmp_path_factory.mktemp("project")
+    spec = importlib.util.spec_from_file_location(
+        "make_digits", ROOT / "data" / "make_digits.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.make_digits(folder / "data" / "digits")
+    (folder / "launchers").symlink_to(ROOT / "launchers")
+    return folder
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings_run(name):
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.failed == 0
+
+
+def test_public_classes_are_documented():
+    for name in worklab.__all__:
+        assert getattr(worklab, name).__doc__
+        assert f"`{name}`" in (ROOT / "README.md").read_text()
+
+
+def test_public_names_are_those_listed():
+    public = {
+        name
+        for name, value in vars(worklab).items()
+        if not name.startswith("_") and isinstance(value, type)
+    }
+    assert public == set(worklab.__all__)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_python_in_the_pages_runs(block, digits_project, monkeypatch):
+    monkeypatch.chdir(digits_project)
+    exec(compile(block, "block", "exec"), {"__name__": "block"})
+
+
+def test_json_in_the_pages_is_a_list(tmp_path):
+    blocks = re.findall(
+        r"```json\n(.*?)```", (ROOT / "docs/data.md").read_text(), re.DOTALL
+    )
+    assert len(blocks) == 2
+    for block in blocks:
+        path = tmp_path / "train.json"
+        path.write_text(block)
+        assert [r.label for r in read_list(path, ["cat", "dog"])] == [0, 1]
+
+
+def test_what_the_readme_walks_through_works(tmp_path, tiny_images, monkeypatch):
+    """The commands of the section `Your own images`, on images of three classes."""
+    text = (ROOT / "README.md").read_text()
+    section = text.split("## Your own images")[1].split("\n## ")[0]
+    network = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
+    commands = [
+        command.replace("\\\n", " ").strip()
+        for command in re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    ]
+    assert len(commands) == 2
+    images, labels = tiny_images
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        folder = tmp_path / "my_data" / f"class{label}"
+        folder.mkdir(parents=True, exist_ok=True)
+        large = cv2.resize(image, (40, 40), interpolation=cv2.INTER_NEAREST)
+        cv2.imwrite(str(folder / f"{number}.png"), large)
+    (tmp_path / "my_network.py").write_text(network)
+    (tmp_path / "launchers").symlink_to(ROOT / "launchers")
+    fast = " --patience.valid-every 2 --patience.patience 1 --patience.max-decays 0"
+    fast += " --reader.batch-size 8 --schedule.learning-rate 0.01"
+    commands[1] += fast
+    for command in commands:
+        words = command.split()
+        assert words[0] == "python"
+        subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, check=True)
+    result = read_result(tmp_path / "runs/mine")
+    assert result["test"]["num_images"] == 6
+    assert np.isfinite(result["test"]["loss"])
+
+
+def test_files_that_the_pages_name_exist():
+    for page in PAGES:
+        named = re.findall(
+            r"`((?:launchers|worklab|benchmarks|data)/[\w/]+\.py)`", page.read_text()
+        )
+        links = re.findall(r"\]\((?!http)([\w/.]+)\)", page.read_text())
+        assert named or links
+        for name in named:
+            assert (ROOT / name).exists(), f"{page.name}: {name}"
+        for link in links:
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_options_that_the_pages_name_exist():
+    environment = os.environ | {"COLUMNS": "100"}
+    commands = [
+        [f"launchers/{path.name}"] for path in sorted((ROOT / "launchers").glob("*.py"))
+    ] + [["-m", "worklab", "lists"]]
+    known = {"--help", "--config", "--logdir"}
+    for words in commands:
+        done = subprocess.run(
+            [sys.executable, *words, "--help"],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        known |= set(re.findall(r"--[a-z][\w.-]*", done.stdout))
+    for page in PAGES:
+        named = set(re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", page.read_text()))
+        assert named <= known, page.name
