@@ -16,7 +16,9 @@ from typing import Literal
 from rich.console import Console
 
 from worklab import Session, Tester, Writer, cli
+from worklab.checkpoints import CheckpointError
 from worklab.runs import make_network, make_reader, read_result, read_run
+from worklab.runtime import limit_device
 from worklab.tester import TestResult
 from worklab.testing_queue import TestingQueue
 
@@ -31,6 +33,12 @@ class Options:
     """Which of the run's lists."""
     data_folder: Path | None = None
     """Where the lists are now; None: where they were in training."""
+    follow: bool = False
+    """Go on waiting after the run is complete, e.g. for a longer `--num-steps`."""
+    device: Literal["auto", "cpu"] = "auto"
+    """`cpu` leaves the GPU to training."""
+    gpu_megabytes: int | None = None
+    """Most memory to take of a GPU; None: as much as TensorFlow likes."""
     poll_seconds: float = 1.0
     """Pause between looks for a new checkpoint."""
 
@@ -41,6 +49,7 @@ def main(options: Options) -> list[TestResult]:
     Returns:
         The results of this process, in order.
     """
+    limit_device(options.device, options.gpu_megabytes)
     console = Console(soft_wrap=True)
     while not (options.run / "network.py").exists():
         console.print(f"waiting for {options.run} to begin")
@@ -59,7 +68,13 @@ def main(options: Options) -> list[TestResult]:
         while True:
             complete = read_result(options.run) is not None  # before the last look
             for step, checkpoint in queue.waiting():
-                session.restore_file(checkpoint)
+                session.raise_if_stopped()
+                try:
+                    session.restore_file(checkpoint)
+                except CheckpointError as error:
+                    console.print(f"not tested: {error}", highlight=False)
+                    queue.set_aside(checkpoint)
+                    continue
                 result = tester.test(step=step)
                 result.save(options.run / "tests")
                 queue.remove(checkpoint)
@@ -72,7 +87,7 @@ def main(options: Options) -> list[TestResult]:
                     highlight=False,
                 )
                 results.append(result)
-            if complete:
+            if complete and not options.follow:
                 return results
             session.raise_if_stopped()
             time.sleep(options.poll_seconds)

@@ -85,7 +85,7 @@ def main(options: Options) -> dict[str, Any]:
             options=options.training,
         )
         report = session.start(network, class_names, pretrained=options.pretrained)
-        write_run(options.run, options, network, class_names, report)
+        write_run(options.run, options, network, reader, report)
         while session.step < options.num_steps:
             next_save = (session.step // options.save_every + 1) * options.save_every
             trainer.train(min(next_save, options.num_steps) - session.step)

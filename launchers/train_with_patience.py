@@ -97,7 +97,7 @@ def main(options: Options) -> dict[str, Any]:
         )
         session.track_state("patience", patience)
         report = session.start(network, class_names, pretrained=options.pretrained)
-        write_run(options.run, options, network, class_names, report)
+        write_run(options.run, options, network, train_reader, report)
 
         validation = Tester(network, valid_reader, session, split="valid")
         while not patience.complete:

@@ -163,7 +163,7 @@ def test_run_that_was_stopped_ends_like_one_that_was_not(patience_options, monke
 def test_train_goes_on_to_a_larger_number_of_steps(common, tmp_path):
     options = train.Options(run=tmp_path / "a", num_steps=4, save_every=3, **common)
     train.main(options)
-    assert list_steps(options.run / "checkpoints") == [3, 4]
+    assert list_steps(options.run / "checkpoints") == [0, 3, 4]
     train.main(dataclasses.replace(options, num_steps=7))
     whole = train.Options(run=tmp_path / "b", num_steps=7, **common)
     train.main(whole)
@@ -238,10 +238,10 @@ def test_test_many_beside_training_tests_every_checkpoint_once(common, tmp_path)
         output, _ = many.communicate(timeout=60)
     assert many.returncode == 0
     tested = [int(step) for step in re.findall(r"step +(\d+)  valid", output)]
-    assert tested == list(range(2, 41, 2))
+    assert tested == list(range(0, 41, 2))
     assert list_steps(run / "checkpoints") == [40]
     assert not (run / "tests/queues/valid").exists()
-    assert len(list((run / "tests").glob("step-*.valid.json"))) == 20
+    assert len(list((run / "tests").glob("step-*.valid.json"))) == 21
 
 
 def test_wrong_numbers_of_steps_are_errors(common, tmp_path):

@@ -85,7 +85,7 @@ def test_run_folder_opens_again_with_its_own_copy(tmp_path, tiny_folder, network
     reader = make_reader("train", CLASS_NAMES, given)
     network = make_network(reader, given)
     run = tmp_path / "run"
-    write_run(run, given, network, CLASS_NAMES)
+    write_run(run, given, network, reader)
     network_file.write_text("raise RuntimeError('changed since')")
 
     setup = read_run(run)
@@ -103,7 +103,7 @@ def test_lists_may_have_moved(tmp_path, tiny_folder):
     reader = JsonListReader(
         tiny_folder / "train.json", CLASS_NAMES, options=given.reader
     )
-    write_run(tmp_path / "run", given, make_network(reader, given), CLASS_NAMES)
+    write_run(tmp_path / "run", given, make_network(reader, given), reader)
     setup = read_run(tmp_path / "run", data_folder=tiny_folder)
     assert len(make_reader("test", setup.class_names, setup)) == 6
 
@@ -111,11 +111,12 @@ def test_lists_may_have_moved(tmp_path, tiny_folder):
 def test_changed_options_are_logged(tmp_path, tiny_folder, caplog, monkeypatch):
     monkeypatch.setattr("worklab.runs._logger.parent.propagate", True)
     first = options(tiny_folder)
-    network = make_network(make_reader("train", CLASS_NAMES, first), first)
-    write_run(tmp_path, first, network, CLASS_NAMES)
+    reader = make_reader("train", CLASS_NAMES, first)
+    network = make_network(reader, first)
+    write_run(tmp_path, first, network, reader)
     assert caplog.text == ""
     second = options(tiny_folder, save_every=7)
-    write_run(tmp_path, second, network, CLASS_NAMES)
+    write_run(tmp_path, second, network, reader)
     assert "`save_every` was 500, is 7" in caplog.text
 
 
@@ -128,3 +129,17 @@ def test_result_says_that_a_run_is_complete(tmp_path):
     assert read_result(tmp_path) is None
     write_result(tmp_path, {"step": 3})
     assert read_result(tmp_path) == {"step": 3}
+
+
+def test_another_network_or_other_images_are_refused(tmp_path, tiny_folder):
+    first = options(tiny_folder)
+    reader = make_reader("train", CLASS_NAMES, first)
+    network = make_network(reader, first)
+    write_run(tmp_path, first, network, reader)
+    other = options(tiny_folder, "worklab.networks.resnet:ResNet20")
+    match = r"a run of the network `tests\.conftest:TinyNetwork`.*:ResNet20'"
+    with pytest.raises(ValueError, match=match):
+        write_run(tmp_path, other, network, reader)
+    valid = make_reader("valid", CLASS_NAMES, first)
+    with pytest.raises(ValueError, match=r"the train list is not the one"):
+        write_run(tmp_path, first, network, valid)

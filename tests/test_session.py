@@ -1,5 +1,6 @@
 import os
 import signal
+import threading
 
 import numpy as np
 import pytest
@@ -46,6 +47,7 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path, tiny_reader, optimiz
     start(first)
     first.train(7)
     first_session.save()
+    first_session.close()
     second, second_session = make_trainer(
         tmp_path / "b", tiny_reader, optimizer=options
     )
@@ -64,6 +66,7 @@ def test_checkpoint_is_preferred_to_pretrained_file(tmp_path, tiny_reader, caplo
     start(trainer)
     trainer.train(2)
     session.save()
+    session.close()
     trained = all_arrays(session)
     weights = {k: np.zeros(v.shape, np.float32) for k, v in trained.items()}
     path = tmp_path / "zeros.safetensors"
@@ -73,6 +76,7 @@ def test_checkpoint_is_preferred_to_pretrained_file(tmp_path, tiny_reader, caplo
     assert start(again, pretrained=path) is None
     kernel = "slow/a/conv/kernel"
     np.testing.assert_array_equal(all_arrays(session)[kernel], trained[kernel])
+    session.close()
 
     anyway, session = make_trainer(
         tmp_path / "run", tiny_reader, options=SessionOptions(restore_anyway=True)
@@ -134,7 +138,7 @@ def test_unknown_step_names_those_there_are(tmp_path, tiny_reader):
     start(trainer)
     trainer.train(1)
     session.save()
-    with pytest.raises(CheckpointError, match=r"it has \[1\]\. Received: step=9"):
+    with pytest.raises(CheckpointError, match=r"it has \[0, 1\]\. Received: step=9"):
         session.restore_step(9)
 
 
@@ -142,6 +146,7 @@ def test_other_classes_are_refused(tmp_path, tiny_reader):
     trainer, session = make_trainer(tmp_path, tiny_reader)
     start(trainer)
     session.save()
+    session.close()
     again, session = make_trainer(tmp_path, tiny_reader)
     match = r"other classes.*3 classes \(circle.*Received: 3 classes \(a, b, c\)"
     with pytest.raises(ValueError, match=match):
@@ -162,6 +167,7 @@ def test_other_network_is_refused_and_nothing_is_assigned(tmp_path, tiny_reader)
     trainer, session = make_trainer(tmp_path, tiny_reader)
     start(trainer)
     session.save()
+    session.close()
     network = Wider(3, image_shape=SHAPE)
     again, session = make_trainer(tmp_path, tiny_reader, network=network)
     before = all_arrays(session)
@@ -174,19 +180,22 @@ def test_other_network_is_refused_and_nothing_is_assigned(tmp_path, tiny_reader)
 
 
 def test_layer_that_the_network_lost_is_refused(tmp_path, tiny_reader):
-    class Shorter(TinyNetwork):
+    class Longer(TinyNetwork):
         def _construct(self, images):
             with self.scope("frozen", lr_mult=0.0):
                 x = self.conv_block(images, 4, 3)
-            x = self.global_pool(x)
+            with self.scope("slow", lr_mult=0.1):
+                x = self.residual_block(x, 8, strides=2)
+            x = self.full_layer(self.global_pool(x), 8, scope="extra")
             return self.full_layer(x, 3, scope="logits", restore=False)
 
-    trainer, session = make_trainer(tmp_path, tiny_reader)
+    network = Longer(3, image_shape=SHAPE)
+    trainer, session = make_trainer(tmp_path, tiny_reader, network=network)
     start(trainer)
     session.save()
-    network = Shorter(3, image_shape=SHAPE)
-    again, _ = make_trainer(tmp_path, tiny_reader, network=network)
-    with pytest.raises(ValueError, match=r"`slow/.*should have shape None"):
+    session.close()
+    again, _ = make_trainer(tmp_path, tiny_reader)
+    with pytest.raises(ValueError, match=r"`extra/.*should have shape None"):
         start(again)
 
 
@@ -228,7 +237,7 @@ def test_signal_ends_the_step_and_saves(tmp_path, tiny_reader, number, code):
         run()
     assert exit_info.value.code == code
     assert rates == [0, 1, 2, 3]
-    assert session.checkpoints.steps() == [4]
+    assert session.checkpoints.steps() == [0, 4]
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == (
         handlers
     )
@@ -241,7 +250,9 @@ def test_checkpoint_holds_its_state_as_text(tmp_path, tiny_reader):
     trainer, session = make_trainer(tmp_path, tiny_reader)
     start(trainer)
     trainer.train(3)
-    _, state = session.checkpoints.load(int(session.save().stem.removeprefix("step-")))
+    session.save()
+    session.finish()
+    _, state = session.checkpoints.load(3)
     assert state["step"] == 3
     assert state["class_names"] == CLASS_NAMES
     assert state["states"]["trainer"]["sums"]["steps"] == 3
@@ -253,3 +264,85 @@ def test_frozen_layers_have_no_slots(tmp_path, tiny_reader):
     slots = [name for name in session._variables if name.startswith("optimizer/")]
     assert any("logits" in name for name in slots)
     assert not any("frozen" in name for name in slots)
+
+
+def test_training_does_not_change_what_is_being_saved(tmp_path, tiny_reader):
+    trainer, session = make_trainer(tmp_path, tiny_reader)
+    start(trainer)
+    trainer.train(1)
+    before = all_arrays(session)
+    write = session._write
+    gate = threading.Event()
+
+    def slow_write(*arguments):
+        gate.wait(30)
+        return write(*arguments)
+
+    session._write = slow_write
+    session.save()
+    trainer.train(3)
+    assert 1 not in session.checkpoints.steps()
+    gate.set()
+    session.finish()
+    saved, state = session.checkpoints.load(1)
+    assert state["step"] == 1
+    for name, array in before.items():
+        np.testing.assert_array_equal(saved[name], array)
+
+
+def test_failure_beside_training_is_raised_at_the_next_save(
+    tmp_path, tiny_reader, monkeypatch
+):
+    trainer, session = make_trainer(tmp_path, tiny_reader)
+    start(trainer)
+    trainer.train(1)
+    session.save()
+    session.finish()
+
+    def replace(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", replace)
+    trainer.train(1)
+    session.save()
+    match = r"step-00000002.*could not be written.*Received: .*No space left"
+    with pytest.raises(OSError, match=match):
+        session.save()
+    assert session.checkpoints.steps() == [0, 1]
+
+
+def test_second_trainer_in_a_run_folder_is_refused(tmp_path, tiny_reader):
+    first, session = make_trainer(tmp_path, tiny_reader)
+    start(first)
+    second, _ = make_trainer(tmp_path, tiny_reader)
+    match = rf"another trainer is at work in .*held by process {os.getpid()}"
+    with pytest.raises(RuntimeError, match=match):
+        start(second)
+    session.close()
+    start(second)
+
+
+def test_half_written_files_are_deleted_at_the_start(tmp_path, tiny_reader):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    (folder / ".step-00000003.safetensors.123").write_bytes(b"half")
+    trainer, _ = make_trainer(tmp_path, tiny_reader)
+    start(trainer)
+    assert list(folder.iterdir()) == []
+
+
+def test_time_limit_saves_and_ends(tmp_path, tiny_reader):
+    options = SessionOptions(time_limit=0.5)
+    trainer, session = make_trainer(tmp_path, tiny_reader, options=options)
+
+    def run():
+        with session:
+            start(trainer)
+            trainer.train(10**6)
+
+    with pytest.raises(SystemExit) as exit_info:
+        run()
+    assert exit_info.value.code == 143
+    assert session.checkpoints.steps()[-1] == session.step
+    with pytest.raises(ValueError, match=r"Received: time_limit=0"):
+        Session(tmp_path, SessionOptions(time_limit=0))

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from worklab import Session, Trainer, Writer
+from worklab.checkpoints import digest
 from worklab.options import (
     AugmentOptions,
     OptimizerOptions,
@@ -129,7 +130,56 @@ def test_loss_that_is_not_finite_names_step_and_images(tmp_path, tiny_images):
     assert f"at step {step + 1} is not finite" in message
     assert "`record 17`" in message
     assert "Received: loss=inf" in message
-    assert trainer.session.checkpoints.steps() == [step]
+    trainer.session.finish()
+    assert trainer.session.checkpoints.steps() == sorted({0, step})
+
+
+def test_rollback_skips_the_batch_and_goes_on(tmp_path, tiny_images):
+    images, labels = tiny_images
+    images = images.copy()
+    images[17, 0, 0, 0] = 255
+    reader = ArrayReader(
+        images,
+        labels,
+        CLASS_NAMES,
+        options=ReaderOptions(image_size=(8, 8), batch_size=5),
+        augment=AugmentOptions(preset="off"),
+    )
+    bad = [n + 1 for n in range(12) if 17 in reader.train_batch(n)["index"]]
+    digests = []
+    for name, save_after in (("once", 12), ("often", 1)):
+        run = tmp_path / name
+        network = NanNetwork(3, image_shape=(8, 8, 3))
+        options = TrainingOptions(on_nan="rollback", log_every=3)
+        trainer = make_trainer(run, reader, network=network, options=options)
+        for _ in range(0, 12, save_after):
+            trainer.train(save_after)
+            trainer.session.save()
+        trainer.session.close()
+        assert trainer.session.step == 12
+        assert trainer.get_state()["skipped"] == bad
+        digests.append(digest(values(network)))
+    assert digests[0] == digests[1]
+    steps = [row["step"] for row in history(tmp_path / "once")]
+    assert steps == ["3", "6", "9", "12"]
+
+
+def test_rollback_gives_up_where_every_batch_is_bad(tmp_path, tiny_images):
+    images, labels = tiny_images
+    images = images.copy()
+    images[:, 0, 0, 0] = 255
+    reader = ArrayReader(
+        images,
+        labels,
+        CLASS_NAMES,
+        options=ReaderOptions(image_size=(8, 8), batch_size=5),
+        augment=AugmentOptions(preset="off"),
+    )
+    network = NanNetwork(3, image_shape=(8, 8, 3))
+    options = TrainingOptions(on_nan="rollback")
+    trainer = make_trainer(tmp_path, reader, network=network, options=options)
+    with pytest.raises(FloatingPointError, match="step 21 is not finite"):
+        trainer.train(30)
 
 
 def test_rows_of_the_log_are_means_since_the_last(tmp_path, tiny_reader):
@@ -153,6 +203,7 @@ def test_history_does_not_depend_on_where_a_run_was_stopped(tmp_path, tiny_reade
     first = make_trainer(tmp_path / "b", tiny_reader, options=options)
     first.train(5)
     first.session.save()
+    first.session.close()
     first.train(4)  # written to the log, but lost with the process
     second = make_trainer(tmp_path / "b", tiny_reader, options=options)
     second.train(5)

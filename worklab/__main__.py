@@ -6,6 +6,13 @@ import tyro
 from rich.console import Console
 
 from worklab import cli
+from worklab.checkpoints import (
+    CheckpointError,
+    checkpoint_path,
+    list_steps,
+    load_checkpoint,
+)
+from worklab.checkpoints import digest as digest_of
 from worklab.list_making import SPLIT_FRACTIONS, make_lists
 from worklab.lists import read_class_names, read_list
 
@@ -40,9 +47,30 @@ def lists(
     console.print(f"{folder / 'classes.json'}: {len(names)} classes", highlight=False)
 
 
+def digest(path: tyro.conf.Positional[Path], /) -> None:
+    """Print one SHA-256 over all variables of a checkpoint: names, shapes, values.
+
+    Two runs that end with the same digest have the same weights, optimizer and
+    random-generator states, bit for bit.
+
+    Args:
+        path: A checkpoint file, or a run, whose newest checkpoint is taken.
+    """
+    if path.is_dir():
+        steps = list_steps(path / "checkpoints")
+        if not steps:
+            raise CheckpointError(
+                f"`{path}` has no checkpoint; give a run or a checkpoint file. "
+                f"Received: `{path}`"
+            )
+        path = checkpoint_path(path / "checkpoints", steps[-1])
+    arrays, _ = load_checkpoint(path)
+    print(f"{digest_of(arrays)}  {path}")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run one of the tools."""
-    cli.run_commands({"lists": lists}, arguments)
+    cli.run_commands({"digest": digest, "lists": lists}, arguments)
 
 
 if __name__ == "__main__":

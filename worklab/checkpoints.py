@@ -35,17 +35,30 @@ class Checkpoints:
     Args:
         folder: Where the files are; made at the first save.
         keep: Newest files that stay, besides the best.
+        keep_every: Files of steps divisible by this stay as well; 0: none.
         queues: Parent of the folders that want a link to each file.
 
     Raises:
-        ValueError: If `keep` is below 1.
+        ValueError: If `keep` is below 1 or `keep_every` below 0.
     """
 
-    def __init__(self, folder: Path, *, keep: int = 3, queues: Path | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep: int = 3,
+        keep_every: int = 0,
+        queues: Path | None = None,
+    ) -> None:
         if keep < 1:
             raise ValueError(f"`keep` must be at least 1. Received: keep={keep}")
+        if keep_every < 0:
+            raise ValueError(
+                f"`keep_every` must be at least 0. Received: keep_every={keep_every}"
+            )
         self.folder = Path(folder)
         self.keep = keep
+        self.keep_every = keep_every
         self.queues = queues
 
     def path(self, step: int) -> Path:
@@ -77,6 +90,7 @@ class Checkpoints:
 
         Raises:
             ValueError: If an array has a number that is not finite; nothing is written.
+            OSError: If the disk is full or cannot be written; the files before stay.
         """
         for name, array in arrays.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -85,7 +99,6 @@ class Checkpoints:
                     "not finite; the one before is intact. Lower the learning rate or "
                     "clip the gradient. Received: NaN or infinity"
                 )
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.path(step)
         text = json.dumps(state)
         # Sorted, so that equal checkpoints are equal files.
@@ -93,13 +106,21 @@ class Checkpoints:
         metadata = {_STATE: text, _CHECKSUM: _checksum(arrays, text)}
         temporary = self.folder / f".{path.name}.{os.getpid()}"
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             save_file(arrays, temporary, metadata=metadata)
             _bring_to_disk(temporary)
             os.replace(temporary, path)
+            _bring_to_disk(self.folder)
+            self._link_into_queues(path)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise OSError(
+                f"`{path}` could not be written; the checkpoints before it are intact. "
+                "Make room or give write access, then start the same command again. "
+                f"Received: {error}"
+            ) from error
         finally:
-            temporary.unlink(missing_ok=True)
-        _bring_to_disk(self.folder)
-        self._link_into_queues(path)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
         self._delete_old(best_step)
         return path
 
@@ -125,6 +146,16 @@ class Checkpoints:
                 _logger.warning("%s The checkpoint before it is tried.", error)
         return None
 
+    def clean(self) -> None:
+        """Delete what a writer that was killed has left half-written.
+
+        Only for the one process that writes here.
+        """
+        if self.folder.is_dir():
+            for path in self.folder.glob(".step-*.safetensors.*"):
+                _logger.info("deleted the half-written %s", path)
+                path.unlink()
+
     def _link_into_queues(self, path: Path) -> None:
         if self.queues is None:
             return
@@ -134,7 +165,8 @@ class Checkpoints:
 
     def _delete_old(self, best_step: int | None) -> None:
         for step in self.steps()[: -self.keep]:
-            if step != best_step:
+            kept = self.keep_every and step % self.keep_every == 0
+            if step != best_step and not kept:
                 self.path(step).unlink(missing_ok=True)
 
 

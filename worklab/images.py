@@ -23,8 +23,8 @@ def decode_image(data: bytes, channels: int, name: str) -> np.ndarray:
     """Decode the bytes of an image file to RGB or grey.
 
     Grey, palette, CMYK and 16-bit images are converted, alpha is dropped (as
-    Pillow's `convert("RGB")` does), and EXIF orientation is applied, so the array
-    is what a viewer shows.
+    Pillow's `convert("RGB")` does; only that of a TIFF is blended on black), and EXIF
+    orientation is applied, so the array is what a viewer shows.
 
     Args:
         data: Content of a JPEG, PNG, BMP, WebP, TIFF, ... file.
@@ -73,8 +73,8 @@ def warp(
 
     With the defaults this is the test transform: the image is scaled, aspect kept,
     until `size` covers `crop_fraction` of its shorter side, and the centre is cut.
-    What lies outside the image is filled by reflection. A warp that only shifts and
-    flips moves whole pixels, so nothing is blurred.
+    What lies outside the image is filled by reflection. Where the scale is 1, shifts,
+    flips and quarter turns move whole pixels, so nothing is blurred.
 
     Args:
         image: uint8 array (height, width, channels).
@@ -107,10 +107,8 @@ def warp(
     # plain numbers, as NumPy would take longer than the warp of a small image.
     cosine, sine = _cosine_and_sine(angle)
     along_x, along_y = (-scale if flip[1] else scale), (-scale if flip[0] else scale)
-    (xx, xy), (yx, yy) = (
-        (cosine / along_x, -sine / along_y),
-        (sine / along_x, cosine / along_y),
-    )
+    xx, xy = cosine / along_x, -sine / along_y
+    yx, yy = sine / along_x, cosine / along_y
     x, y = (width - 1) / 2 + right, (height - 1) / 2 + down
     offset_x, offset_y = centre_x - (xx * x + xy * y), centre_y - (yx * x + yy * y)
     if whole_pixels:  # odd against even sizes: half a pixel would blur

@@ -140,6 +140,10 @@ class SessionOptions:
     """Threads of TensorFlow; 0 takes every core."""
     keep: int = 3
     """Newest checkpoints kept, besides the best."""
+    keep_every: int = 0
+    """Checkpoints of steps divisible by this are kept as well; 0: none."""
+    time_limit: float | None = None
+    """Seconds after which the run saves and ends as after SIGTERM; None: no limit."""
     restore_anyway: bool = False
     """Load the pretrained file even when the run has a checkpoint."""
 
@@ -148,6 +152,8 @@ class SessionOptions:
 class TrainingOptions:
     """The training loop."""
 
+    on_nan: Literal["stop", "rollback"] = "stop"
+    """At a loss that is not finite: `rollback` goes back and skips that batch."""
     log_every: int = 20
     """Steps between rows of the log."""
     estimate_statistics: int = 0

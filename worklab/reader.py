@@ -218,18 +218,19 @@ class Reader(abc.ABC):
         rng = np.random.default_rng([self.seed, _ORDER_STREAM, epoch])
         return rng.permutation(len(self))
 
-    def _read(self, index: int, change: Callable[..., np.ndarray], *rng: Any) -> Any:
+    def _read(self, index: int, change: Callable[..., Any], *rng: Any) -> np.ndarray:
         try:
             image = change(self._load_cached(index), *rng)
         except Exception as error:
             error.add_note(f"while reading `{self.name(index)}`")
             raise
-        if image.shape != self.image_shape or image.dtype != np.uint8:
+        form = (np.shape(image), getattr(image, "dtype", type(image).__name__))
+        if form != (self.image_shape, np.uint8):
             raise ValueError(
                 f"`{self.name(index)}` came out of augmentation with the wrong form: "
                 f"expected uint8 {self.image_shape}. `augment` and `centre` must "
                 "return an image of `reader.image_size`. "
-                f"Received: {image.dtype} {image.shape}"
+                f"Received: {form[1]} {form[0]}"
             )
         return image
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -76,27 +77,33 @@ def write_run(
     run: Path,
     options: Any,
     network: Network,
-    class_names: Sequence[str],
+    train_reader: JsonListReader,
     report: ImportReport | None = None,
 ) -> None:
     """Write `run.json`, `network.py`, `classes.json` and an empty `notes.md`.
 
-    On a restart, options that differ from those of the start are logged.
+    On a restart, options that differ from those of the last start are logged, and
+    those that make it another run are refused.
 
     Args:
         run: Folder of the run.
         options: The launcher's option dataclass.
         network: The source of its module is copied.
-        class_names: Names in label order.
+        train_reader: Its class names are pinned, its list is part of the run.
         report: What was loaded at the start; None on a restart or from scratch.
+
+    Raises:
+        ValueError: If the folder has a run of another network or other images.
     """
     run.mkdir(parents=True, exist_ok=True)
     plain = options_to_json(options)
     path = run / "run.json"
+    data = digest_records(train_reader)
     imported = None if report is None else dataclasses.asdict(report)
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
         imported = imported or before.get("imported")
+        _refuse_another_run(run, before, plain, data)
         for line in _differences(before["options"], plain):
             _logger.warning("changed since the last start of %s: %s", run, line)
     content = {
@@ -107,6 +114,7 @@ def write_run(
         "python": platform.python_version(),
         "machine": platform.platform(),
         "revision": _git_revision(),
+        "data": data,
         "imported": options_to_json(imported),
     }
     write_json(path, content)
@@ -115,7 +123,7 @@ def write_run(
     if source and Path(source).resolve() != copy.resolve():
         text = Path(source).read_text(encoding="utf-8")
         write_atomically(copy, lambda file: file.write(text))
-    write_class_names(run / "classes.json", class_names)
+    write_class_names(run / "classes.json", train_reader.class_names)
     notes = run / "notes.md"
     if not notes.exists():
         notes.write_text(f"# {run.name}\n\n", encoding="utf-8")
@@ -261,6 +269,32 @@ def _load_file(path: Path) -> Any:
     finally:
         sys.path.pop(0)
     return module
+
+
+def digest_records(reader: JsonListReader) -> str:
+    """Return a SHA-256 over the paths and labels of a list, in order."""
+    sha = hashlib.sha256()
+    for record in reader.records:
+        sha.update(f"{record.path}\0{record.label}\n".encode(errors="surrogateescape"))
+    return sha.hexdigest()
+
+
+def _refuse_another_run(
+    run: Path, before: Mapping[str, Any], options: Mapping[str, Any], data: str
+) -> None:
+    network = before["options"]["network"]
+    if network.partition(":")[2] != options["network"].partition(":")[2]:
+        raise ValueError(
+            f"`{run}` is a run of the network `{network}`. Give that one, or another "
+            f"`--run`. Received: network={options['network']!r}"
+        )
+    if before["data"] != data:
+        raise ValueError(
+            f"the train list is not the one that `{run}` began with: paths or labels "
+            "differ, so it cannot go on where it was. Give that list, or another "
+            f"`--run` (with `--pretrained` a checkpoint of this one). "
+            f"Received: data.train={options['data']['train']!r}"
+        )
 
 
 def _differences(before: Any, after: Any, name: str = "") -> list[str]:

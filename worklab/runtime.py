@@ -1,6 +1,7 @@
 """The machine: seeds, threads, determinism."""
 
 import logging
+from typing import Literal
 
 import keras
 import tensorflow as tf
@@ -41,6 +42,33 @@ def configure(options: SessionOptions) -> None:
                 "process with its own choice, which stays.",
                 options.num_threads,
             )
+
+
+def limit_device(
+    device: Literal["auto", "cpu"], gpu_megabytes: int | None = None
+) -> None:
+    """Leave the GPU, or some of its memory, to another process.
+
+    Must come before TensorFlow computes anything.
+
+    Args:
+        device: `cpu` hides every GPU.
+        gpu_megabytes: Most memory to take of each GPU; None: no limit.
+
+    Raises:
+        ValueError: If the limit is below 1, or is given together with `cpu`.
+    """
+    if gpu_megabytes is not None and (gpu_megabytes < 1 or device == "cpu"):
+        raise ValueError(
+            "`gpu_megabytes` must be at least 1, and does not go with `device=cpu`. "
+            f"Received: gpu_megabytes={gpu_megabytes}, device={device}"
+        )
+    if device == "cpu":
+        tf.config.set_visible_devices([], "GPU")
+    elif gpu_megabytes is not None:
+        limit = tf.config.LogicalDeviceConfiguration(memory_limit=gpu_megabytes)
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.set_logical_device_configuration(gpu, [limit])
 
 
 def describe_device(precision: str) -> str:

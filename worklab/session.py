@@ -1,20 +1,21 @@
 """Session: start, save, restore, stop: everything that outlives the process."""
 
 import logging
-import signal
-import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Protocol, Self
 
 import numpy as np
 
 from worklab import runtime
 from worklab.checkpoints import CheckpointError, Checkpoints, load_checkpoint
+from worklab.locks import RunLock
 from worklab.network import Network
 from worklab.options import SessionOptions
 from worklab.pretrained import ImportReport, import_weights
+from worklab.stopping import StopRequested, StopSignals
 
 _logger = logging.getLogger(__name__)
 
@@ -27,14 +28,6 @@ class Stateful(Protocol):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Become what `get_state` described."""
-
-
-class StopRequested(Exception):
-    """A signal asked the run to stop; `Session` saves and ends the process."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(signal.Signals(signal_number).name)
-        self.signal_number = signal_number
 
 
 class Session:
@@ -69,6 +62,7 @@ class Session:
         self.checkpoints = Checkpoints(
             self.run / "checkpoints",
             keep=options.keep,
+            keep_every=options.keep_every,
             queues=self.run / "tests" / "queues",
         )
         self._class_names: list[str] = []
@@ -76,8 +70,10 @@ class Session:
         self._states: dict[str, Stateful] = {}
         self._started = False
         self._saved_step: int | None = None
-        self._signal: int | None = None
-        self._handlers: dict[int, Any] = {}
+        self._lock: RunLock | None = None
+        self._signals = StopSignals(options.time_limit)
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._saving: Future[Path] | None = None
 
     def track_variables(self, variables: Mapping[str, Any], prefix: str = "") -> None:
         """Save and restore these Keras variables, by `prefix` and name.
@@ -115,9 +111,12 @@ class Session:
             The import report, where the pretrained file was loaded.
 
         Raises:
+            RuntimeError: If another process trains in the run folder.
             ValueError: If the checkpoint is of other classes or another network, or
                 the pretrained file leaves a variable unexplained.
         """
+        self._lock = self._lock or RunLock(self.run)
+        self.checkpoints.clean()
         self._class_names = list(class_names)
         self.track_variables(network.variables)
         report = None
@@ -143,12 +142,17 @@ class Session:
     def save(self) -> Path:
         """Write one checkpoint of everything tracked, at this step.
 
+        The values are those of now, but the file is written beside training; `finish`
+        waits for it, and so does the next `save`. Where writing failed, that is where
+        the error is raised.
+
         Returns:
-            Path of the file.
+            Path of the file to be.
 
         Raises:
             RuntimeError: If `start` has not been called.
-            ValueError: If a variable is not finite.
+            OSError: If the checkpoint before could not be written.
+            ValueError: If a variable of the checkpoint before is not finite.
         """
         if not self._started:
             raise RuntimeError(
@@ -161,10 +165,26 @@ class Session:
             "class_names": self._class_names,
             "states": {name: s.get_state() for name, s in self._states.items()},
         }
-        arrays = {name: np.array(v) for name, v in self._numpy_variables().items()}
-        path = self.checkpoints.save(self.step, arrays, state, best_step=self.best_step)
+        self.finish()
+        # TensorFlow never changes a tensor that was read: the next step's update makes
+        # a copy of the variable instead. So reading is all that training waits for.
+        tensors = {n: v.value.read_value() for n, v in self._variables.items()}
+        self._saving = self._background.submit(
+            self._write, self.step, tensors, state, self.best_step
+        )
         self._saved_step = self.step
-        return path
+        return self.checkpoints.path(self.step)
+
+    def finish(self) -> None:
+        """Wait until what was saved is on disk.
+
+        Raises:
+            OSError: If it could not be written; the checkpoints before are intact.
+            ValueError: If a variable is not finite; nothing was written.
+        """
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
 
     def restore_latest(self) -> None:
         """Restore everything from the newest intact checkpoint.
@@ -184,6 +204,7 @@ class Session:
         Raises:
             CheckpointError: If there is none; names the steps that have one.
         """
+        self.finish()
         if step not in self.checkpoints.steps():
             raise CheckpointError(
                 f"`{self.run}` has no checkpoint of that step; it has "
@@ -214,6 +235,7 @@ class Session:
                 "in training; ask for `latest` or for a step. "
                 "Received: best_step=None"
             )
+        self.finish()
         arrays, _ = self.checkpoints.load(self.best_step)
         self._assign(self.checkpoints.path(self.best_step), arrays)
         return self.best_step
@@ -223,23 +245,42 @@ class Session:
         return import_weights(network, path)
 
     @property
+    def is_new(self) -> bool:
+        """Whether nothing has been saved or restored yet."""
+        return self._saved_step is None
+
+    @property
     def stop_requested(self) -> bool:
-        """Whether a signal has asked the run to stop."""
-        return self._signal is not None
+        """Whether a signal, or the time limit, has asked the run to stop."""
+        return self._signals.number is not None
 
     def raise_if_stopped(self) -> None:
         """Raise where it is safe to stop.
 
         Raises:
-            StopRequested: If a signal has come.
+            StopRequested: If a signal has come, or the time limit is reached.
         """
-        if self._signal is not None:
-            raise StopRequested(self._signal)
+        number = self._signals.number
+        if number is not None:
+            raise StopRequested(number)
+
+    def close(self) -> None:
+        """Wait for the last checkpoint and let the run folder go.
+
+        Raises:
+            OSError: If the checkpoint could not be written.
+            ValueError: If it had a number that is not finite.
+        """
+        try:
+            self.finish()
+        finally:
+            self._background.shutdown()
+            if self._lock is not None:
+                self._lock.release()
+                self._lock = None
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._handlers[number] = signal.signal(number, self._on_signal)
+        self._signals.listen()
         return self
 
     def __exit__(
@@ -250,29 +291,29 @@ class Session:
     ) -> None:
         try:
             if isinstance(error, StopRequested):
-                self._end_after_signal(error.signal_number)
+                self._save_before_stop(error)
         finally:
-            for number, handler in self._handlers.items():
-                signal.signal(number, handler)
-            self._handlers.clear()
+            self._signals.give_back()
+            try:
+                self.close()
+            except (OSError, ValueError):
+                if error is None:  # else the error that is on its way says more
+                    raise
+        if isinstance(error, StopRequested):
+            raise SystemExit(128 + error.signal_number) from None
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._signal = number
-        for each in self._handlers:  # a second signal ends the process at once
-            signal.signal(each, signal.SIG_DFL)
-
-    def _end_after_signal(self, number: int) -> None:
-        name = signal.Signals(number).name
+    def _save_before_stop(self, stop: StopRequested) -> None:
         if self._started and self._saved_step != self.step:
             self.save()
+        self.finish()
         _logger.warning(
             "stopped by %s at step %d; the same command goes on from there",
-            name,
+            stop,
             self.step,
         )
-        raise SystemExit(128 + number)
 
     def _restore_newest(self) -> bool:
+        self.finish()
         newest = self.checkpoints.load_newest()
         if newest is None:
             return False
@@ -314,8 +355,15 @@ class Session:
         for name, variable in self._variables.items():
             variable.assign(arrays[name])
 
-    def _numpy_variables(self) -> dict[str, np.ndarray]:
-        return {name: v.value.numpy() for name, v in self._variables.items()}
+    def _write(
+        self,
+        step: int,
+        tensors: dict[str, Any],
+        state: Mapping[str, Any],
+        best_step: int | None,
+    ) -> Path:
+        arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
+        return self.checkpoints.save(step, arrays, state, best_step=best_step)
 
 
 def _is_optimizer(name: str) -> bool:

@@ -39,7 +39,7 @@ class TestingQueue:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if not list_steps(self.folder) and (self.run / "result.json").exists():
+        if not any(self.folder.iterdir()) and (self.run / "result.json").exists():
             self.folder.rmdir()
 
     def waiting(self) -> list[tuple[int, Path]]:
@@ -56,6 +56,10 @@ class TestingQueue:
     def remove(self, path: Path) -> None:
         """Take a checkpoint off, as its result has been saved."""
         path.unlink()
+
+    def set_aside(self, path: Path) -> None:
+        """Take a checkpoint that cannot be read off, but keep the file."""
+        path.replace(path.with_suffix(".damaged"))
 
     def _is_tested(self, step: int) -> bool:
         return (self.run / "tests" / f"step-{step:08d}.{self.split}.json").exists()

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -17,6 +18,24 @@ from worklab.reader import Batch, Reader
 from worklab.session import Session
 from worklab.tester import batch_signature
 from worklab.writer import Writer
+
+_logger = logging.getLogger(__name__)
+
+# Skipping this many batches is no longer about single images but about the recipe.
+_MOST_SKIPPED = 20
+
+
+class NonFiniteLoss(FloatingPointError):
+    """A training loss is not finite.
+
+    Args:
+        message: What happened, with the step and the images.
+        step: The step, counted from 1.
+    """
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 @dataclasses.dataclass
@@ -70,6 +89,7 @@ class Trainer:
         self.options = options
         self.optimizer = make_optimizer(optimizer, network)
         self._sums: dict[str, float] = {}
+        self._skipped: set[int] = set()
         self._started_steps: collections.deque[_Step] = collections.deque()
         self._batches: Iterator[Batch] = iter(())
         self._next_step = -1
@@ -96,7 +116,8 @@ class Trainer:
             num_steps: At least 0.
 
         Raises:
-            FloatingPointError: If a loss is not finite; names step and images.
+            NonFiniteLoss: If a loss is not finite and `on_nan` is "stop", or going
+                back has not helped; names step and images.
             ValueError: If `num_steps` is negative.
             StopRequested: If a signal came; the step before has ended.
         """
@@ -104,26 +125,30 @@ class Trainer:
             raise ValueError(f"`num_steps` must be at least 0. Received: {num_steps}")
         if num_steps == 0:
             return
-        if self._next_step != self.session.step:  # at first, and after a restore
-            self._batches = self.reader.train_batches(self.session.step)
-            self._next_step = self.session.step
-        if self.session.step == 0:
+        if self.session.is_new:
             self._start_cold()
         end = self.session.step + num_steps
         self._log_time = None
         while self.session.step < end:
             self.session.raise_if_stopped()
-            self._run_step(end)
-        self._settle(leave=0)
+            try:
+                self._run_step(end)
+                if self.session.step == end:
+                    self._settle(leave=0)
+            except NonFiniteLoss as error:
+                if self.options.on_nan == "stop":
+                    raise
+                self._roll_back(error)
 
     def get_state(self) -> dict[str, Any]:
-        """Return the sums since the last row of the log."""
+        """Return the sums since the last row of the log, and the skipped steps."""
         self._settle(leave=0)
-        return {"sums": dict(self._sums)}
+        return {"sums": dict(self._sums), "skipped": sorted(self._skipped)}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Take the sums back."""
+        """Take them back."""
         self._sums = dict(state["sums"])
+        self._skipped = set(state["skipped"])
         self._started_steps.clear()
 
     def estimate_statistics(self, num_batches: int) -> None:
@@ -163,9 +188,13 @@ class Trainer:
         if self.options.log_images:
             images = self.reader.train_batch(0)["images"][:16]
             self.writer.write_images(0, {"training batch": images})
+        self.session.save()  # so that there is always something to go back to
 
     def _run_step(self, end: int) -> None:
+        if self._next_step != self.session.step:  # at first, and after a restore
+            self._batches = self.reader.train_batches(self.session.step)
         batch = next(self._batches)
+        self._next_step = self.session.step + 1
         if self._step_function is None:
             self._step_function = tf.function(
                 self._train_step,
@@ -173,10 +202,11 @@ class Trainer:
                 autograph=False,
             )
         rate = self.learning_rate(self.session.step)
-        scalars = self._step_function(batch, np.float32(rate))
         self.session.step += 1
-        self._next_step = self.session.step
-        self._started_steps.append(_Step(self.session.step, batch["index"], scalars))
+        if self.session.step not in self._skipped:
+            scalars = self._step_function(batch, np.float32(rate))
+            started = _Step(self.session.step, batch["index"], scalars)
+            self._started_steps.append(started)
         # The newest step may still be computing on a GPU while the next batch comes.
         self._settle(leave=1)
         if self.session.step % self.options.log_every == 0:
@@ -210,14 +240,16 @@ class Trainer:
         """Take in the numbers of started steps, but for the newest `leave`.
 
         Raises:
-            FloatingPointError: If a loss is not finite.
+            NonFiniteLoss: If a loss is not finite.
         """
         while len(self._started_steps) > leave:
             step = self._started_steps.popleft()
             scalars = {name: float(value) for name, value in step.scalars.items()}
             if not np.isfinite(scalars["loss"]):
                 self._started_steps.clear()
-                raise FloatingPointError(self._describe_loss(step, scalars["loss"]))
+                raise NonFiniteLoss(
+                    self._describe_loss(step, scalars["loss"]), step.number
+                )
             for name, value in (scalars | {"steps": 1.0}).items():
                 self._sums[name] = self._sums.get(name, 0.0) + value
 
@@ -226,12 +258,32 @@ class Trainer:
         shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
         return (
             f"the loss at step {step.number} is not finite; the last checkpoint is "
-            "intact, and the same command goes on from it. Lower the learning rate, "
-            "clip the gradient (`--optimizer.clip-norm 1`), or look at the images of "
-            f"the step: {shown}. Received: loss={loss}"
+            "intact. Lower the learning rate, clip the gradient "
+            "(`--optimizer.clip-norm 1`), or skip the batch (`--training.on-nan "
+            f"rollback`). Its images: {shown}. Received: loss={loss}"
+        )
+
+    def _roll_back(self, error: NonFiniteLoss) -> None:
+        """Go back to the last checkpoint, and skip the step when it comes again.
+
+        Raises:
+            NonFiniteLoss: If this has been done too often to be about single images.
+        """
+        skipped = self._skipped | {error.step}
+        if len(skipped) > _MOST_SKIPPED:
+            raise error
+        self.session.restore_latest()
+        self._skipped |= skipped
+        _logger.warning(
+            "%s; back to step %d, and step %d is skipped this time",
+            error,
+            self.session.step,
+            error.step,
         )
 
     def _log(self, rate: float, batch_size: int, end: int) -> None:
+        if not self._sums:  # every step since the last row was skipped
+            return
         steps = self._sums.pop("steps")
         scalars = {name: value / steps for name, value in self._sums.items()}
         self._sums.clear()
