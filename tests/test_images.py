@@ -364,7 +364,7 @@ def test_scaling_far_down_averages_instead_of_skipping():
     lines = np.zeros((300, 300, 1), np.uint8)
     lines[:, ::5] = 250  # 50 on average
     warped = warp(lines, (30, 30))
-    assert 40 < warped.min() <= warped.max() < 60
+    assert 25 < warped.min() <= warped.max() < 75  # skipping gives 0 and 250
 
 
 def test_zoom_shows_the_centre_larger():
@@ -373,7 +373,8 @@ def test_zoom_shows_the_centre_larger():
     zoomed = warp(image, (16, 16), zoom=2.0)
     assert (zoomed[5:11, 5:11] == 255).all()
     assert (zoomed >= 128).sum() == 64  # 8x8
-    assert (warp(image, (16, 16), zoom=0.5) >= 128).sum() == 4 * 4 // 4
+    reduced = warp(image, (16, 16), zoom=0.5)[4:12, 4:12]  # reflections around it
+    assert (reduced >= 128).sum() == 4  # 2x2
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (3, 200)])
@@ -432,7 +433,7 @@ def test_colour_equals_the_formula(channels, brightness, contrast, saturation):
     )
     expected = reference_colour(image, brightness, contrast, saturation)
     assert adjusted.dtype == np.uint8
-    assert difference(adjusted, expected) <= 0.51  # rounded once; float32 inside
+    assert difference(adjusted, expected) <= 1  # OpenCV rounds the factors to 1/1024
 
 
 def test_colour_of_ones_changes_nothing():

@@ -6,12 +6,7 @@ import tyro
 from rich.console import Console
 
 from worklab import cli
-from worklab.checkpoints import (
-    CheckpointError,
-    checkpoint_path,
-    list_steps,
-    load_checkpoint,
-)
+from worklab.checkpoints import load_checkpoint, newest_checkpoint
 from worklab.checkpoints import digest as digest_of
 from worklab.list_making import SPLIT_FRACTIONS, make_lists
 from worklab.lists import read_class_names, read_list
@@ -57,13 +52,7 @@ def digest(path: tyro.conf.Positional[Path], /) -> None:
         path: A checkpoint file, or a run, whose newest checkpoint is taken.
     """
     if path.is_dir():
-        steps = list_steps(path / "checkpoints")
-        if not steps:
-            raise CheckpointError(
-                f"`{path}` has no checkpoint; give a run or a checkpoint file. "
-                f"Received: `{path}`"
-            )
-        path = checkpoint_path(path / "checkpoints", steps[-1])
+        path = newest_checkpoint(path)
     arrays, _ = load_checkpoint(path)
     print(f"{digest_of(arrays)}  {path}")
 

@@ -183,6 +183,21 @@ def list_steps(folder: Path) -> list[int]:
     return sorted(int(match[1]) for match in matches if match)
 
 
+def newest_checkpoint(run: Path) -> Path:
+    """Return the file of a run's newest checkpoint.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    steps = list_steps(run / "checkpoints")
+    if not steps:
+        raise CheckpointError(
+            "the folder is no run, or has no checkpoint yet; give a run or a "
+            f"checkpoint file. Received: `{run}`"
+        )
+    return checkpoint_path(run / "checkpoints", steps[-1])
+
+
 def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return arrays by name and the state of a checkpoint file.
 

@@ -127,15 +127,14 @@ class Session:
         if pretrained is not None and (not resumed or self.options.restore_anyway):
             report = import_weights(network, pretrained)
         # 3. All else has been initialised from the seed, layer by layer.
+        device = runtime.describe_device(self.options.precision)
         if resumed:
-            _logger.info("resumed from step %d of %s", self.step, self.run)
+            _logger.info("resumed from step %d of %s (%s)", self.step, self.run, device)
         else:
             for stateful in self._states.values():
                 stateful.set_state(stateful.get_state())  # drops a dead run's log
-            _logger.info(
-                "started %s",
-                "from scratch" if report is None else f"from {report.path}",
-            )
+            source = "from scratch" if report is None else f"from {report.path}"
+            _logger.info("started %s (%s)", source, device)
         self._started = True
         return report
 
