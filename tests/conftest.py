@@ -35,7 +35,7 @@ class TinyNetwork(Network):
 def _seeds():
     keras.utils.set_random_seed(0)
     yield
-    keras.backend.clear_session()
+    keras.backend.clear_session(free_memory=False)  # collecting takes a second
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import tyro
 from rich.console import Console
 
 from worklab import cli
-from worklab.checkpoints import load_checkpoint, newest_checkpoint
 from worklab.checkpoints import digest as digest_of
+from worklab.checkpoints import load_checkpoint, newest_checkpoint
 from worklab.list_making import SPLIT_FRACTIONS, make_lists
 from worklab.lists import read_class_names, read_list
 

@@ -1,0 +1,145 @@
+import math
+
+import numpy as np
+import pytest
+
+from worklab.network import Policy
+from worklab.networks import resnet
+from worklab.networks.digits import DigitsNetwork
+
+# Parameters of torchvision's models, whose bottlenecks are "v1.5" too.
+IMAGENET = {
+    "ResNet18": 11_689_512,
+    "ResNet34": 21_797_672,
+    "ResNet50": 25_557_032,
+    "ResNet101": 44_549_160,
+    "ResNet152": 60_192_808,
+}
+CIFAR = {"ResNet20": 3, "ResNet32": 5, "ResNet44": 7, "ResNet56": 9}
+
+
+def count_trained(network):
+    return sum(math.prod(v.shape) for v in network.model.trainable_variables)
+
+
+def count_conv(kernel_size, inputs, outputs):
+    """Count a convolution without bias, and scale and shift after it."""
+    return kernel_size**2 * inputs * outputs + 2 * outputs
+
+
+def count_blocks(stages, inputs, *, bottleneck):
+    """Count residual blocks; `stages` are pairs of filters and number of blocks."""
+    total = 0
+    for filters, num_blocks in stages:
+        outputs = 4 * filters if bottleneck else filters
+        for _ in range(num_blocks):
+            if bottleneck:
+                total += count_conv(1, inputs, filters) + count_conv(
+                    3, filters, filters
+                )
+                total += count_conv(1, filters, outputs)
+            else:
+                total += count_conv(3, inputs, filters) + count_conv(
+                    3, filters, filters
+                )
+            if inputs != outputs:
+                total += count_conv(1, inputs, outputs)
+            inputs = outputs
+    return total + inputs  # `inputs`: rows of the last matrix, for one class
+
+
+@pytest.mark.parametrize("name", ["ResNet18", "ResNet34", "ResNet50"])
+def test_imagenet_resnet_has_the_parameters_of_torchvision(name):
+    network = getattr(resnet, name)(1000, image_shape=(32, 32, 3))
+    assert count_trained(network) == IMAGENET[name]
+
+
+@pytest.mark.parametrize("name", IMAGENET)
+def test_blocks_of_imagenet_resnet_amount_to_the_parameters_of_torchvision(name):
+    kind = getattr(resnet, name)
+    stages = list(zip((64, 128, 256, 512), kind.blocks, strict=True))
+    body = count_blocks(stages, 64, bottleneck=kind.bottleneck)
+    rows = 2048 if kind.bottleneck else 512
+    assert count_conv(7, 3, 64) + body - rows + 1000 * (rows + 1) == IMAGENET[name]
+
+
+@pytest.mark.parametrize("name", CIFAR)
+def test_cifar_resnet_has_the_parameters_of_its_depth(name):
+    kind = getattr(resnet, name)
+    num_blocks = CIFAR[name]
+    assert kind.blocks == num_blocks
+    assert 6 * num_blocks + 2 == int(name.removeprefix("ResNet"))
+    body = count_blocks([(n, num_blocks) for n in (16, 32, 64)], 16, bottleneck=False)
+    network = kind(10, image_shape=(32, 32, 3))
+    assert count_trained(network) == count_conv(3, 3, 16) + body - 64 + 10 * 65
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size", "shapes"),
+    [
+        (
+            "ResNet20",
+            32,
+            [(32, 32, 16), (32, 32, 16), (16, 16, 32), (8, 8, 64)],
+        ),
+        (
+            "ResNet18",
+            224,
+            [(56, 56, 64), (56, 56, 64), (28, 28, 128), (14, 14, 256), (7, 7, 512)],
+        ),
+        (
+            "ResNet50",
+            65,
+            [(17, 17, 64), (17, 17, 256), (9, 9, 512), (5, 5, 1024), (3, 3, 2048)],
+        ),
+    ],
+)
+def test_stages_have_their_shapes(name, image_size, shapes):
+    kind = getattr(resnet, name)
+    network = kind(7, image_shape=(image_size, image_size, 3))
+    stem = "stem.relu" if kind is resnet.ResNet20 else "stem.pool"
+    layers = [stem, *(f"stage{n}.block1.relu" for n in range(1, len(shapes)))]
+    outputs = [network.model.get_layer(layer).output for layer in layers]
+    assert [tuple(output.shape[1:]) for output in outputs] == shapes
+    assert network.model.output.shape == (None, 7)
+
+
+def test_resnet_computes_finite_logits():
+    network = resnet.ResNet20(5, image_shape=(8, 8, 3))
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+    logits = network({"images": images}, training=False).numpy()
+    assert logits.shape == (2, 5)
+    assert np.isfinite(logits).all()
+    assert not np.allclose(logits[0], logits[1])
+
+
+@pytest.mark.parametrize("name", ["ResNet20", "ResNet18"])
+def test_everything_but_the_logits_restores_under_its_own_name(name):
+    network = getattr(resnet, name)(5, image_shape=(32, 32, 3))
+    assert network.policies["logits"].restore is None
+    others = {k: v for k, v in network.policies.items() if k != "logits"}
+    assert all(policy.restore == layer for layer, policy in others.items())
+    assert {policy.lr_mult for policy in others.values()} == {1.0}
+
+
+def test_digits_network_learns_slowly_at_first():
+    network = DigitsNetwork(10, image_shape=(32, 32, 3))
+    multipliers = {}
+    for layer, policy in network.policies.items():
+        multipliers.setdefault(layer.split("/")[0], set()).add(policy.lr_mult)
+    assert {scope: multipliers[scope] for scope in multipliers if "stage" in scope} == {
+        "stage1": {0.1},
+        "stage2": {0.3},
+        "stage3": {1.0},
+    }
+    assert multipliers["stem"] == {0.1}
+    assert network.policies["logits"] == Policy(1.0, None, 5e-4)
+
+
+def test_multipliers_are_those_of_the_class():
+    class Slow(resnet.ResNet18):
+        lr_mults = (0.0, 0.1, 0.2, 0.3, 0.4)
+
+    network = Slow(10, image_shape=(32, 32, 3))
+    layers = ["stem/conv", *(f"stage{n}/block2/b/conv" for n in (1, 2, 3, 4))]
+    assert tuple(network.policies[layer].lr_mult for layer in layers) == Slow.lr_mults
