@@ -1,3 +1,6 @@
+import random
+import zlib
+
 import keras
 import numpy as np
 import pytest
@@ -322,9 +325,15 @@ def test_values_depend_on_seed_and_name():
     assert len({kernel.tobytes() for kernel in kernels}) == 3
 
 
-def test_making_a_network_leaves_the_random_state_of_python_alone():
-    import random
+def test_values_are_those_that_published_runs_began_with():
+    network = make_with_end(lambda n, x: n.conv_layer(x, 4, 3), seed=5)
+    initializer = keras.initializers.HeNormal(seed=zlib.crc32(b"5:conv"))
+    np.testing.assert_array_equal(
+        network.variables["conv/kernel"].value, initializer((3, 3, 3, 4))
+    )
 
+
+def test_making_a_network_leaves_the_random_state_of_python_alone():
     random.seed(0)
     expected = random.random()
     random.seed(0)

@@ -27,25 +27,24 @@ def count_conv(kernel_size, inputs, outputs):
     return kernel_size**2 * inputs * outputs + 2 * outputs
 
 
-def count_blocks(stages, inputs, *, bottleneck):
-    """Count residual blocks; `stages` are pairs of filters and number of blocks."""
-    total = 0
+def count_network(stages, *, stem, num_classes, bottleneck):
+    """Count a residual network; `stages` are pairs of filters and number of blocks."""
+    kernel_size, width = stem
+    total = count_conv(kernel_size, 3, width)
     for filters, num_blocks in stages:
         outputs = 4 * filters if bottleneck else filters
         for _ in range(num_blocks):
             if bottleneck:
-                total += count_conv(1, inputs, filters) + count_conv(
-                    3, filters, filters
-                )
+                total += count_conv(1, width, filters)
+                total += count_conv(3, filters, filters)
                 total += count_conv(1, filters, outputs)
             else:
-                total += count_conv(3, inputs, filters) + count_conv(
-                    3, filters, filters
-                )
-            if inputs != outputs:
-                total += count_conv(1, inputs, outputs)
-            inputs = outputs
-    return total + inputs  # `inputs`: rows of the last matrix, for one class
+                total += count_conv(3, width, filters)
+                total += count_conv(3, filters, filters)
+            if width != outputs:
+                total += count_conv(1, width, outputs)
+            width = outputs
+    return total + (width + 1) * num_classes
 
 
 @pytest.mark.parametrize("name", ["ResNet18", "ResNet34", "ResNet50"])
@@ -57,10 +56,11 @@ def test_imagenet_resnet_has_the_parameters_of_torchvision(name):
 @pytest.mark.parametrize("name", IMAGENET)
 def test_blocks_of_imagenet_resnet_amount_to_the_parameters_of_torchvision(name):
     kind = getattr(resnet, name)
-    stages = list(zip((64, 128, 256, 512), kind.blocks, strict=True))
-    body = count_blocks(stages, 64, bottleneck=kind.bottleneck)
-    rows = 2048 if kind.bottleneck else 512
-    assert count_conv(7, 3, 64) + body - rows + 1000 * (rows + 1) == IMAGENET[name]
+    stages = zip((64, 128, 256, 512), kind.blocks, strict=True)
+    count = count_network(
+        stages, stem=(7, 64), num_classes=1000, bottleneck=kind.bottleneck
+    )
+    assert count == IMAGENET[name]
 
 
 @pytest.mark.parametrize("name", CIFAR)
@@ -69,9 +69,11 @@ def test_cifar_resnet_has_the_parameters_of_its_depth(name):
     num_blocks = CIFAR[name]
     assert kind.blocks == num_blocks
     assert 6 * num_blocks + 2 == int(name.removeprefix("ResNet"))
-    body = count_blocks([(n, num_blocks) for n in (16, 32, 64)], 16, bottleneck=False)
+    stages = [(filters, num_blocks) for filters in (16, 32, 64)]
     network = kind(10, image_shape=(32, 32, 3))
-    assert count_trained(network) == count_conv(3, 3, 16) + body - 64 + 10 * 65
+    assert count_trained(network) == count_network(
+        stages, stem=(3, 16), num_classes=10, bottleneck=False
+    )
 
 
 @pytest.mark.parametrize(

@@ -89,11 +89,11 @@ def test_frozen_layers_keep_weights_and_statistics(tmp_path, tiny_reader, name):
 def test_loss_counts_weights_of_images(tmp_path, tiny_reader):
     trainer = make_trainer(tmp_path, tiny_reader, rate=0.0)
     batch = dict(tiny_reader.train_batch(0))
-    whole = trainer._train_step(batch, np.float32(0))["loss"].numpy()
+    whole = trainer._train_step(batch, np.float32(0))[0]["loss"].numpy()
     batch["weights"] = np.array([1, 1, 1, 0, 0, 0], np.float32)
-    half = trainer._train_step(batch, np.float32(0))["loss"].numpy()
+    half = trainer._train_step(batch, np.float32(0))[0]["loss"].numpy()
     batch["weights"] = 1 - batch["weights"]
-    other = trainer._train_step(batch, np.float32(0))["loss"].numpy()
+    other = trainer._train_step(batch, np.float32(0))[0]["loss"].numpy()
     np.testing.assert_allclose((half + other) / 2, whole, rtol=1e-5)
     assert abs(half - other) > 1e-4
 
@@ -127,8 +127,8 @@ def test_loss_that_is_not_finite_names_step_and_images(tmp_path, tiny_images):
     with pytest.raises(FloatingPointError) as error:
         trainer.train(6)
     message = str(error.value)
-    assert f"at step {step + 1} is not finite" in message
-    assert "`record 17`" in message
+    assert f"not finite at step {step + 1}; " in message
+    assert "1 of its 5 images may be the cause: `record 17`. " in message
     assert "Received: loss=inf" in message
     trainer.session.finish()
     assert trainer.session.checkpoints.steps() == sorted({0, step})
@@ -164,6 +164,37 @@ def test_rollback_skips_the_batch_and_goes_on(tmp_path, tiny_images):
     assert steps == ["3", "6", "9", "12"]
 
 
+class NanGradientNetwork(TinyNetwork):
+    """Its gradient is not finite where the loss of `NanNetwork` is not."""
+
+    def losses(self, batch, logits, *, training):
+        is_white = tf.equal(batch["images"][:, 0, 0, 0], 255)
+        losses = super().losses(batch, logits, training=training)
+        root = tf.sqrt(tf.reduce_sum(logits, axis=1) * 0.0)  # 0, with gradient inf * 0
+        return losses + tf.where(is_white, root, 0.0)
+
+
+def test_rollback_finds_a_gradient_that_is_not_finite(tmp_path, tiny_images):
+    images, labels = tiny_images
+    images = images.copy()
+    images[17, 0, 0, 0] = 255
+    reader = ArrayReader(
+        images,
+        labels,
+        CLASS_NAMES,
+        options=ReaderOptions(image_size=(8, 8), batch_size=10),
+        augment=AugmentOptions(preset="off"),
+    )
+    bad = next(n + 1 for n in range(3) if 17 in reader.train_batch(n)["index"])
+    network = NanGradientNetwork(3, image_shape=(8, 8, 3))
+    options = TrainingOptions(on_nan="rollback")
+    trainer = make_trainer(tmp_path, reader, network=network, options=options)
+    trainer.train(3)
+    assert trainer.get_state()["skipped"] == [bad]
+    for name, array in values(network).items():
+        assert np.isfinite(array).all(), name
+
+
 def test_rollback_gives_up_where_every_batch_is_bad(tmp_path, tiny_images):
     images, labels = tiny_images
     images = images.copy()
@@ -178,7 +209,7 @@ def test_rollback_gives_up_where_every_batch_is_bad(tmp_path, tiny_images):
     network = NanNetwork(3, image_shape=(8, 8, 3))
     options = TrainingOptions(on_nan="rollback")
     trainer = make_trainer(tmp_path, reader, network=network, options=options)
-    with pytest.raises(FloatingPointError, match="step 21 is not finite"):
+    with pytest.raises(FloatingPointError, match=r"at step 21; .* 5 of its 5"):
         trainer.train(30)
 
 

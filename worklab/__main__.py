@@ -10,6 +10,7 @@ from worklab.checkpoints import digest as digest_of
 from worklab.checkpoints import load_checkpoint, newest_checkpoint
 from worklab.list_making import SPLIT_FRACTIONS, make_lists
 from worklab.lists import read_class_names, read_list
+from worklab.pretrained.files import write_weights
 
 
 def lists(
@@ -57,9 +58,26 @@ def digest(path: tyro.conf.Positional[Path], /) -> None:
     print(f"{digest_of(arrays)}  {path}")
 
 
+def export(
+    checkpoint: tyro.conf.Positional[Path], weights: tyro.conf.Positional[Path], /
+) -> None:
+    """Write the weights of a checkpoint as a pretrained file for other runs.
+
+    Args:
+        checkpoint: A checkpoint file, or a run, whose newest checkpoint is taken.
+        weights: The `.safetensors` file to write.
+    """
+    if checkpoint.is_dir():
+        checkpoint = newest_checkpoint(checkpoint)
+    arrays, state = load_checkpoint(checkpoint)
+    network = {k: v for k, v in arrays.items() if not k.startswith("optimizer/")}
+    write_weights(weights, network, class_names=state["class_names"])
+    print(f"{weights}: {len(network)} variables of {checkpoint}")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run one of the tools."""
-    cli.run_commands({"digest": digest, "lists": lists}, arguments)
+    cli.run_commands({"digest": digest, "export": export, "lists": lists}, arguments)
 
 
 if __name__ == "__main__":

@@ -29,12 +29,14 @@ def show_statistics(
         summary.add_row(f"top-{k} accuracy", f"{value:.2%}")
     console.print(summary)
     if len(class_names) <= _LARGEST_CONFUSION:
-        confusion = Table("is \\ called", *class_names, "recall")
-        for name, row in zip(class_names, statistics["confusion"], strict=True):
+        numbers = [str(number) for number in range(len(class_names))]
+        confusion = Table("is \\ called", *numbers, "recall")
+        for number, name in enumerate(class_names):
             recall = statistics["recall"][name]
-            counts = [str(count) if count else "." for count in row]
+            counts = [str(n) if n else "." for n in statistics["confusion"][number]]
             share = "" if recall is None else f"{recall:.1%}"
-            confusion.add_row(name, *counts, share)
+            title = name if name == str(number) else f"{number} {name}"
+            confusion.add_row(title, *counts, share)
         console.print(confusion)
 
 

@@ -42,12 +42,13 @@ def make_optimizer(options: OptimizerOptions, network: Network) -> Any:
             f"no layer of `{type(network).__name__}` can learn: every `lr_mult` is 0. "
             "Give the last layer a positive one. Received: lr_mult=0 everywhere"
         )
+    momentum = float(options.momentum)  # Keras refuses the integer 0
     kinds: dict[str, tuple[Any, dict[str, Any]]] = {
         "sgd": (
             keras.optimizers.SGD,
-            {"momentum": options.momentum, "nesterov": options.nesterov},
+            {"momentum": momentum, "nesterov": options.nesterov},
         ),
-        "rmsprop": (keras.optimizers.RMSprop, {"momentum": options.momentum}),
+        "rmsprop": (keras.optimizers.RMSprop, {"momentum": momentum}),
         "adam": (keras.optimizers.Adam, {}),
         "adamw": (keras.optimizers.Adam, {}),  # with the decay below, apart from it
     }

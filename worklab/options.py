@@ -168,11 +168,11 @@ class TrainingOptions:
 class PatienceOptions:
     """When to lower the learning rate and when to stop."""
 
-    valid_every: int = 100
+    valid_every: int = 50
     """Steps between validations."""
     patience: int = 3
     """Validations without a lower loss before the learning rate falls."""
     factor: float = 0.1
     """What the learning rate is multiplied with, in (0, 1)."""
-    max_decays: int = 2
+    max_decays: int = 1
     """Falls of the learning rate; at the next the run is complete."""

@@ -135,8 +135,10 @@ class Session:
         else:
             for stateful in self._states.values():
                 stateful.set_state(stateful.get_state())  # drops a dead run's log
-            source = "from scratch" if report is None else f"from {report.path}"
+            source = "from scratch" if report is None else "from pretrained weights"
             _logger.info("started %s (%s)", source, device)
+        if report is not None:
+            _logger.info("%s", report)
         self._started = True
         return report
 

@@ -26,7 +26,7 @@ _MOST_SKIPPED = 20
 
 
 class NonFiniteLoss(FloatingPointError):
-    """A training loss is not finite.
+    """A training loss, or its gradient, is not finite.
 
     Args:
         message: What happened, with the step and the images.
@@ -45,6 +45,7 @@ class _Step:
     number: int
     index: np.ndarray
     scalars: dict[str, tf.Tensor]
+    losses: tf.Tensor
 
 
 class Trainer:
@@ -204,8 +205,8 @@ class Trainer:
         rate = self.learning_rate(self.session.step)
         self.session.step += 1
         if self.session.step not in self._skipped:
-            scalars = self._step_function(batch, np.float32(rate))
-            started = _Step(self.session.step, batch["index"], scalars)
+            scalars, losses = self._step_function(batch, np.float32(rate))
+            started = _Step(self.session.step, batch["index"], scalars, losses)
             self._started_steps.append(started)
         # The newest step may still be computing on a GPU while the next batch comes.
         self._settle(leave=1)
@@ -219,7 +220,7 @@ class Trainer:
 
     def _train_step(
         self, batch: Mapping[str, tf.Tensor], learning_rate: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         network = self.network
         variables = network.model.trainable_variables
         weights = batch["weights"]
@@ -231,10 +232,11 @@ class Trainer:
         self.optimizer.learning_rate.assign(learning_rate)
         self.optimizer.apply(gradients, variables)  # multiplies by each lr_mult
         scores = network.scores(batch, logits)
-        return {"loss": loss} | {
+        scalars = {"loss": loss, "gradient_norm": tf.linalg.global_norm(gradients)} | {
             name: tf.reduce_sum(values * weights) / tf.reduce_sum(weights)
             for name, values in scores.items()
         }
+        return scalars, losses
 
     def _settle(self, leave: int) -> None:
         """Take in the numbers of started steps, but for the newest `leave`.
@@ -245,22 +247,25 @@ class Trainer:
         while len(self._started_steps) > leave:
             step = self._started_steps.popleft()
             scalars = {name: float(value) for name, value in step.scalars.items()}
-            if not np.isfinite(scalars["loss"]):
+            if not np.isfinite([scalars["loss"], scalars["gradient_norm"]]).all():
                 self._started_steps.clear()
-                raise NonFiniteLoss(
-                    self._describe_loss(step, scalars["loss"]), step.number
-                )
+                raise self._not_finite(step, scalars)
             for name, value in (scalars | {"steps": 1.0}).items():
                 self._sums[name] = self._sums.get(name, 0.0) + value
 
-    def _describe_loss(self, step: _Step, loss: float) -> str:
-        names = [f"`{self.reader.name(int(number))}`" for number in step.index]
-        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-        return (
-            f"the loss at step {step.number} is not finite; the last checkpoint is "
-            "intact. Lower the learning rate, clip the gradient "
-            "(`--optimizer.clip-norm 1`), or skip the batch (`--training.on-nan "
-            f"rollback`). Its images: {shown}. Received: loss={loss}"
+    def _not_finite(self, step: _Step, scalars: Mapping[str, float]) -> NonFiniteLoss:
+        bad = ~np.isfinite(step.losses.numpy())
+        if not bad.any():  # the gradient alone: any image may be the cause
+            bad[:] = True
+        names = [f"`{self.reader.name(int(n))}`" for n in step.index[bad]]
+        return NonFiniteLoss(
+            f"the loss or its gradient is not finite at step {step.number}; the last "
+            "checkpoint is intact. Lower the learning rate, clip the gradient "
+            "(`--optimizer.clip-norm 1`), or skip such batches (`--training.on-nan "
+            f"rollback`). {len(names)} of its {len(step.index)} images may be the "
+            f"cause: {', '.join(names)}. Received: loss={scalars['loss']}, "
+            f"gradient_norm={scalars['gradient_norm']}",
+            step.number,
         )
 
     def _roll_back(self, error: NonFiniteLoss) -> None:
@@ -275,7 +280,7 @@ class Trainer:
         self.session.restore_latest()
         self._skipped |= skipped
         _logger.warning(
-            "%s; back to step %d, and step %d is skipped this time",
+            "%s. Back to step %d; step %d will be skipped",
             error,
             self.session.step,
             error.step,

@@ -1,5 +1,7 @@
 """Weight files as {name: array}."""
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,10 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def write_weights(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write arrays by name as `.safetensors`."""
-    save_file({name: np.asarray(arrays[name], order="C") for name in arrays}, path)
+def write_weights(
+    path: Path, arrays: Mapping[str, np.ndarray], *, class_names: Sequence[str] = ()
+) -> None:
+    """Write arrays by name as `.safetensors`, with class names in its header."""
+    ordered = {name: np.asarray(arrays[name], order="C") for name in sorted(arrays)}
+    metadata = {"class_names": json.dumps(list(class_names))}
+    save_file(ordered, path, metadata=metadata)

@@ -54,9 +54,9 @@ class ImportReport:
             f"{len(self.unused)} names in the file unused"
         ]
         lines += [
-            f"  {row.action}: {row.variable} <- {row.source} {row.detail}".rstrip()
+            f"  initialised: {row.variable}"
             for row in self.rows
-            if row.action != "restored"
+            if row.action == "initialised"
         ]
         lines += [f"  unused: {name}" for name in self.unused]
         return "\n".join(lines)
