@@ -50,7 +50,7 @@ class Options:
     augment: AugmentOptions = AugmentOptions()
     layers: LayerOptions = LayerOptions()
     optimizer: OptimizerOptions = OptimizerOptions()
-    schedule: ScheduleOptions = ScheduleOptions(learning_rate=0.05, warmup_steps=50)
+    schedule: ScheduleOptions = ScheduleOptions(learning_rate=0.05)
     training: TrainingOptions = TrainingOptions()
     session: SessionOptions = SessionOptions()
 

@@ -99,9 +99,14 @@ def test_number_out_of_range_is_an_error(settings, message):
         make_schedule(ScheduleOptions(**settings), 100)
 
 
-@pytest.mark.parametrize("warmup", [0, 5])
 @pytest.mark.parametrize("name", ["cosine", "one-cycle"])
-def test_schedule_that_needs_a_number_of_steps_says_so_at_once(name, warmup):
-    options = ScheduleOptions(name=name, warmup_steps=warmup)
+def test_schedule_that_needs_a_number_of_steps_says_so_at_once(name):
+    options = ScheduleOptions(name=name)
     with pytest.raises(ValueError, match=f"`{name}` needs .*launchers/train.py"):
         make_schedule(options)
+
+
+def test_one_cycle_takes_no_warmup():
+    options = ScheduleOptions(name="one-cycle", warmup_steps=5)
+    with pytest.raises(ValueError, match=r"has its own rise.*warmup_steps=5"):
+        make_schedule(options, 100)

@@ -41,6 +41,11 @@ def make_schedule(options: ScheduleOptions, num_steps: int | None = None) -> Sch
         )
     peak = options.learning_rate
     if options.name == "one-cycle":
+        if options.warmup_steps:
+            raise ValueError(
+                "`one-cycle` has its own rise (`--schedule.rise`), so it takes no "
+                f"warm-up. Received: warmup_steps={options.warmup_steps}"
+            )
         total = _required(num_steps, options.name)
         return lambda step: peak * one_cycle(step, total, options.rise)
     warmup = options.warmup_steps
