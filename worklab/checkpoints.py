@@ -16,7 +16,8 @@ from safetensors.numpy import save_file
 
 _logger = logging.getLogger(__name__)
 _PATTERN = re.compile(r"step-(\d{8,})\.safetensors")
-_STATE, _CHECKSUM = "worklab.state", "worklab.checksum"
+# One entry of the header: safetensors writes several in an order left to chance.
+_METADATA = "worklab"
 
 
 class CheckpointError(ValueError):
@@ -103,7 +104,7 @@ class Checkpoints:
         text = json.dumps(state)
         # Sorted, so that equal checkpoints are equal files.
         arrays = {name: np.asarray(arrays[name], order="C") for name in sorted(arrays)}
-        metadata = {_STATE: text, _CHECKSUM: _checksum(arrays, text)}
+        metadata = {_METADATA: f"{_checksum(arrays, text)}\n{text}"}
         temporary = self.folder / f".{path.name}.{os.getpid()}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -147,7 +148,7 @@ class Checkpoints:
         return None
 
     def clean(self) -> None:
-        """Delete what a writer that was killed has left half-written.
+        """Finish what a writer that was killed has left: half-written, or not linked.
 
         Only for the one process that writes here.
         """
@@ -155,6 +156,8 @@ class Checkpoints:
             for path in self.folder.glob(".step-*.safetensors.*"):
                 _logger.info("deleted the half-written %s", path)
                 path.unlink()
+        for step in self.steps():
+            self._link_into_queues(self.path(step))
 
     def _link_into_queues(self, path: Path) -> None:
         if self.queues is None:
@@ -213,11 +216,13 @@ def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise CheckpointError(
             f"`{path}` cannot be read as a checkpoint. Received: {error}"
         ) from error
-    text = metadata.get(_STATE, "")
-    if metadata.get(_CHECKSUM) != _checksum(arrays, text):
+    # Before 0.1 the checksum and the state were two entries.
+    before = "\n".join(metadata.get(f"worklab.{n}", "") for n in ("checksum", "state"))
+    checksum, _, text = metadata.get(_METADATA, before).partition("\n")
+    if checksum != _checksum(arrays, text):
         raise CheckpointError(
             f"`{path}` is damaged: what it holds does not fit its checksum. "
-            f"Received: checksum={metadata.get(_CHECKSUM)!r}"
+            f"Received: checksum={checksum!r}"
         )
     return arrays, json.loads(text)
 

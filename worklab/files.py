@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import glob
 import json
 import os
 from collections.abc import Callable
@@ -15,6 +16,8 @@ def write_atomically(path: Path, write: Callable[[Any], Any]) -> None:
         write: Called with the open file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*"):
+        leftover.unlink(missing_ok=True)  # of a process that was killed
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         # A file name that is not Unicode has lone surrogates: escaped, as JSON does.

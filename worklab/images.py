@@ -173,12 +173,12 @@ def adjust_colour(
         120
     """
     channels = image.shape[2]
-    luma = _LUMA if channels == 3 else np.ones(1)
-    mean_grey = float(luma @ cv2.mean(image)[:channels])
-    mixing = np.ones((1, 1))
+    matrix = np.ones((channels, channels + 1))
     if channels == 3:
-        mixing = saturation * np.eye(3) + (1 - saturation) * luma
-    matrix = np.empty((channels, channels + 1))
-    matrix[:, :channels] = contrast * brightness * mixing
+        mean_grey = float(_LUMA @ cv2.mean(image)[:3])
+        matrix[:, :3] = saturation * np.eye(3) + (1 - saturation) * _LUMA
+    else:
+        mean_grey = cv2.mean(image)[0]
+    matrix[:, :channels] *= contrast * brightness
     matrix[:, channels] = (1 - contrast) * brightness * mean_grey
     return cv2.transform(image, matrix).reshape(image.shape)

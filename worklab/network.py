@@ -2,11 +2,7 @@
 
 import abc
 import contextlib
-import dataclasses
 import difflib
-import random
-import re
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -17,38 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from worklab.options import LayerOptions
+from worklab.policies import Policy, Restore, Scope
 from worklab.primitives import Primitives
-
-Restore = bool | str
+from worklab.seeding import seeds_from, with_seed
 
 # Leaves that weight decay applies to: matrices and filters, not biases and norms.
 # Also `depthwise_kernel` and `recurrent_kernel`, as Keras calls them in some layers.
 _DECAYED_LEAF = "kernel"
-
-_SCOPE_NAME = re.compile(r"[\w-]+(/[\w-]+)*")
-
-
-@dataclasses.dataclass(frozen=True)
-class Policy:
-    """What holds for the variables of one layer.
-
-    Attributes:
-        lr_mult: Factor on the learning rate; 0 freezes the layer.
-        restore: Name of the layer in a pretrained file; None to initialise.
-        weight_decay: Decay of the kernel.
-    """
-
-    lr_mult: float
-    restore: str | None
-    weight_decay: float
-
-
-@dataclasses.dataclass(frozen=True)
-class _Scope:
-    path: str
-    restore: Restore
-    lr_mult: float
-    weight_decay: float | None
 
 
 class Network(Primitives):
@@ -121,7 +92,7 @@ class Network(Primitives):
         self.seed = seed
         self.options = options
         self._dtype = "mixed_bfloat16" if precision == "bfloat16" else "float32"
-        self._scopes = [_Scope("", True, 1.0, None)]
+        self._scopes = [Scope()]
         self.policies: dict[str, Policy] = {}
         self._check_options()
         self._check_channels()
@@ -240,18 +211,7 @@ class Network(Primitives):
             ValueError: If the name has other signs than letters, digits, `_`, `-` and
                 slashes between them, or a number is negative.
         """
-        outer = self._scopes[-1]
-        path = f"{outer.path}/{name}".lstrip("/")
-        _check_scope(name, path, lr_mult, weight_decay)
-        inherited = outer.restore
-        if isinstance(inherited, str):
-            inherited = f"{inherited}/{name}".lstrip("/")
-        inner = _Scope(
-            path=path,
-            restore=inherited if restore is None else restore,
-            lr_mult=outer.lr_mult if lr_mult is None else lr_mult,
-            weight_decay=outer.weight_decay if weight_decay is None else weight_decay,
-        )
+        inner = self._scopes[-1].inside(name, restore, lr_mult, weight_decay)
         self._scopes.append(inner)
         try:
             yield
@@ -291,17 +251,20 @@ class Network(Primitives):
                 f"Received: scope={scope!r} twice"
             )
         lr_mult = self._multiplier(inner)
-        decay = inner.weight_decay
         self.policies[inner.path] = Policy(
             lr_mult=lr_mult,
-            restore=_source_name(inner),
-            weight_decay=self.options.weight_decay if decay is None else decay,
+            restore=inner.source_name,
+            weight_decay=(
+                self.options.weight_decay
+                if inner.weight_decay is None
+                else inner.weight_decay
+            ),
         )
-        with _seeds_from(f"{self.seed}:{inner.path}") as seed:
+        with seeds_from(f"{self.seed}:{inner.path}") as seed:
             layer = layer_class(
                 name=inner.path.replace("/", "."),
                 dtype=self._dtype,
-                **_seeded(settings, seed),
+                **with_seed(settings, seed),
             )
             layer.trainable = lr_mult > 0
             return layer(inputs)
@@ -318,7 +281,7 @@ class Network(Primitives):
             keras.ops.flip(images, axis=-1) if self.channel_order == "BGR" else images
         )
 
-    def _multiplier(self, scope: _Scope) -> float:
+    def _multiplier(self, scope: Scope) -> float:
         parts = scope.path.split("/")
         for length in range(len(parts), 0, -1):
             given = self.options.lr_mult.get("/".join(parts[:length]))
@@ -400,49 +363,3 @@ class Network(Primitives):
                     f"`lr_mult` names a scope that `{type(self).__name__}` does not "
                     f"have; the nearest are {near}. Received: {given!r}"
                 )
-
-
-def _check_scope(
-    name: str, path: str, lr_mult: float | None, weight_decay: float | None
-) -> None:
-    if not _SCOPE_NAME.fullmatch(name):
-        raise ValueError(
-            "the name of a scope or layer is made of letters, digits, `_` and `-`, "
-            f"with `/` between the names of nested scopes. Received: scope={name!r}"
-        )
-    for what, value in (("lr_mult", lr_mult), ("weight_decay", weight_decay)):
-        if value is not None and not value >= 0:
-            raise ValueError(
-                f"`{what}` of `{path}` must be at least 0 (a `lr_mult` of 0 freezes "
-                f"the layer). Received: {what}={value}"
-            )
-
-
-def _source_name(scope: _Scope) -> str | None:
-    if scope.restore is False:
-        return None
-    return scope.path if scope.restore is True else scope.restore
-
-
-@contextlib.contextmanager
-def _seeds_from(key: str) -> Iterator[int]:
-    """Give a seed, and make those that Keras draws inside depend on the key alone."""
-    state = random.getstate()
-    random.seed(key)  # Keras seeds dropout and default initialisers by `random`
-    try:
-        yield zlib.crc32(key.encode())
-    finally:
-        random.setstate(state)
-
-
-def _seeded(settings: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Return the settings with initialisers that were given by name seeded."""
-    seeded = {}
-    for name, value in settings.items():
-        if name.endswith("_initializer") and isinstance(value, str):
-            initializer = keras.initializers.get(value)
-            config = initializer.get_config()
-            if "seed" in config:  # not in that of e.g. "zeros"
-                initializer = type(initializer).from_config(config | {"seed": seed})
-            seeded[name] = initializer
-    return settings | seeded
