@@ -9,6 +9,7 @@ the memory of a second copy of the network.
 """
 
 import dataclasses
+import json
 import time
 from pathlib import Path
 from typing import Literal
@@ -39,6 +40,8 @@ class Options:
     """`cpu` leaves the GPU to training."""
     gpu_megabytes: int | None = None
     """Most memory to take of a GPU; None: as much as TensorFlow likes."""
+    num_threads: int = 0
+    """Threads of TensorFlow; fewer leave cores to training, 0 takes every core."""
     poll_seconds: float = 1.0
     """Pause between looks for a new checkpoint."""
 
@@ -51,46 +54,72 @@ def main(options: Options) -> list[TestResult]:
     """
     limit_device(options.device, options.gpu_megabytes)
     console = Console(soft_wrap=True)
-    while not (options.run / "network.py").exists():
-        console.print(f"waiting for {options.run} to begin")
-        time.sleep(options.poll_seconds)
-    setup = read_run(options.run, data_folder=options.data_folder)
-    results = []
-    with (
-        Session(options.run, setup.session) as session,
-        Writer(options.run / "tests") as writer,
-        TestingQueue(options.run, options.split) as queue,
-    ):
-        reader = make_reader(options.split, setup.class_names, setup)
-        network = make_network(reader, setup)
-        session.track_variables(network.variables)
-        tester = Tester(network, reader, session, split=options.split)
-        while True:
-            complete = read_result(options.run) is not None  # before the last look
-            for step, checkpoint in queue.waiting():
+    results: list[TestResult] = []
+    with TestingQueue(options.run, options.split) as queue:
+        wait_for_run(options, console)
+        setup = read_run(options.run, data_folder=options.data_folder)
+        threads = dataclasses.replace(setup.session, num_threads=options.num_threads)
+        with (
+            Session(options.run, threads) as session,
+            Writer(options.run / "tests" / options.split) as writer,
+        ):
+            reader = make_reader(options.split, setup.class_names, setup)
+            network = make_network(reader, setup)
+            session.track_variables(network.variables)
+            tester = Tester(network, reader, session, split=options.split)
+            write_earlier_results(options, writer)
+            complete = False
+            while not complete or options.follow:
+                complete = read_result(options.run) is not None  # before the last look
+                for step, checkpoint in queue.waiting():
+                    session.raise_if_stopped()
+                    try:
+                        session.restore_file(checkpoint)
+                    except CheckpointError as error:
+                        console.print(f"not tested: {error}", highlight=False)
+                        queue.set_aside(checkpoint)
+                        continue
+                    result = tester.test(step=step)
+                    result.save(options.run / "tests")
+                    queue.remove(checkpoint)
+                    found = result.statistics
+                    write_point(writer, step, found.loss, found.accuracy, options.split)
+                    console.print(
+                        f"step {step:>7}  {options.split} loss {found.loss:.4f}  "
+                        f"accuracy {found.accuracy:.2%}",
+                        highlight=False,
+                    )
+                    results.append(result)
                 session.raise_if_stopped()
-                try:
-                    session.restore_file(checkpoint)
-                except CheckpointError as error:
-                    console.print(f"not tested: {error}", highlight=False)
-                    queue.set_aside(checkpoint)
-                    continue
-                result = tester.test(step=step)
-                result.save(options.run / "tests")
-                queue.remove(checkpoint)
-                found = result.statistics
-                scalars = {"loss": found.loss, "accuracy": found.accuracy}
-                writer.write_scalars(step, scalars, split=options.split)
-                console.print(
-                    f"step {step:>7}  {options.split} loss {found.loss:.4f}  "
-                    f"accuracy {found.accuracy:.2%}",
-                    highlight=False,
-                )
-                results.append(result)
-            if complete and not options.follow:
-                return results
-            session.raise_if_stopped()
-            time.sleep(options.poll_seconds)
+                if not complete or options.follow:
+                    time.sleep(options.poll_seconds)
+    return results
+
+
+def wait_for_run(options: Options, console: Console) -> None:
+    """Return when the run has begun."""
+    if not (options.run / "run.json").exists():
+        console.print(f"waiting for {options.run} to begin")
+    while not (options.run / "run.json").exists():
+        time.sleep(options.poll_seconds)
+
+
+def write_earlier_results(options: Options, writer: Writer) -> None:
+    """Write the curve anew from the results that are there."""
+    writer.set_state({"num_rows": 0, "last_steps": {}})
+    folder = options.run / "tests"
+    for path in sorted(folder.glob(f"step-*.{options.split}.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        step, loss, accuracy = found["step"], found["loss"], found["accuracy"]
+        write_point(writer, step, loss, accuracy, options.split)
+
+
+def write_point(
+    writer: Writer, step: int, loss: float, accuracy: float, split: str
+) -> None:
+    """Write a point of the curves, and bring it to disk."""
+    writer.write_scalars(step, {"loss": loss, "accuracy": accuracy}, split=split)
+    writer.get_state()
 
 
 if __name__ == "__main__":

@@ -86,6 +86,10 @@ def main(options: Options) -> dict[str, Any]:
         )
         report = session.start(network, class_names, pretrained=options.pretrained)
         write_run(options.run, options, network, reader, report)
+        if session.step < options.num_steps:
+            (options.run / "result.json").unlink(
+                missing_ok=True
+            )  # not complete any more
         while session.step < options.num_steps:
             next_save = (session.step // options.save_every + 1) * options.save_every
             trainer.train(min(next_save, options.num_steps) - session.step)

@@ -73,7 +73,6 @@ def main(options: Options) -> dict[str, Any]:
     console = Console(soft_wrap=True)
     result = read_result(options.run)
     if result is not None:
-        console.print(f"{options.run} is complete; another `--run` starts anew")
         show_result(console, options.run, result)
         return result
 
@@ -102,7 +101,7 @@ def main(options: Options) -> dict[str, Any]:
         validation = Tester(network, valid_reader, session, split="valid")
         while not patience.complete:
             next_validation = patience.last_step + options.patience.valid_every
-            trainer.train(next_validation - session.step)
+            trainer.train(max(0, next_validation - session.step))
             valid = validation.test().statistics
             decision = patience.update(session.step, valid.loss)
             if decision == "best":
@@ -134,7 +133,17 @@ def main(options: Options) -> dict[str, Any]:
 
 
 def show_result(console: Console, run: Path, result: dict[str, Any]) -> None:
-    """Show the test of the best checkpoint and where everything is."""
+    """Show the test of the best checkpoint and where everything is.
+
+    Raises:
+        ValueError: If the result is another launcher's.
+    """
+    if "test" not in result:
+        raise ValueError(
+            "the run was made and completed by another launcher. Give another `--run`. "
+            f"Received: run={str(run)!r}"
+        )
+    console.print(f"{run} is complete; another `--run` starts anew")
     console.print(f"test of the best checkpoint, step {result['best_step']}:")
     show_statistics(console, result["test"], result["class_names"])
     show_places(console, run)

@@ -3,7 +3,6 @@
 import functools
 import gc
 import importlib
-import json
 import os
 import time
 from collections import Counter
@@ -37,8 +36,8 @@ _PHASES = {
     "validating": (Tester, "_predict"),
     "validated": (Patience, "update"),
     "saving": (checkpoints, "save_file"),
-    "written": (checkpoints, "_bring_to_disk"),
-    "deleting": (Checkpoints, "_delete_old"),
+    "written": (checkpoints, "bring_to_disk"),
+    "deleting": (Checkpoints, "delete_old"),
     "writing answers": (TestResult, "_write_predictions"),
     "writing result": (train_with_patience, "write_result"),
     "signal": (StopSignals, "_on_signal"),

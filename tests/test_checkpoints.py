@@ -45,7 +45,7 @@ def test_equal_checkpoints_are_equal_files(tmp_path):
 def test_newest_and_best_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
     for step in range(1, 7):
-        checkpoints.save(step, arrays(), {}, best_step=2)
+        checkpoints.save(step, arrays(), {}, best_steps={2})
     assert checkpoints.steps() == [2, 5, 6]
 
 

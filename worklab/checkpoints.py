@@ -6,13 +6,15 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors
 from safetensors.numpy import save_file
+
+from worklab.files import writing
 
 _logger = logging.getLogger(__name__)
 _PATTERN = re.compile(r"step-(\d{8,})\.safetensors")
@@ -76,7 +78,7 @@ class Checkpoints:
         arrays: Mapping[str, np.ndarray],
         state: Mapping[str, Any],
         *,
-        best_step: int | None = None,
+        best_steps: Collection[int] = (),
     ) -> Path:
         """Write a checkpoint, then delete what need not be kept.
 
@@ -84,7 +86,7 @@ class Checkpoints:
             step: Its step; a checkpoint of the same step is replaced.
             arrays: What it holds, by name.
             state: What it holds beside, as JSON has it.
-            best_step: A step whose checkpoint is never deleted.
+            best_steps: Steps whose checkpoints are not deleted.
 
         Returns:
             Path of the file.
@@ -107,22 +109,17 @@ class Checkpoints:
         metadata = {_METADATA: f"{_checksum(arrays, text)}\n{text}"}
         temporary = self.folder / f".{path.name}.{os.getpid()}"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_file(arrays, temporary, metadata=metadata)
-            _bring_to_disk(temporary)
-            os.replace(temporary, path)
-            _bring_to_disk(self.folder)
-            self._link_into_queues(path)
-        except (OSError, safetensors.SafetensorError) as error:
-            raise OSError(
-                f"`{path}` could not be written; the checkpoints before it are intact. "
-                "Make room or give write access, then start the same command again. "
-                f"Received: {error}"
-            ) from error
+            with writing(path):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                save_file(arrays, temporary, metadata=metadata)
+                bring_to_disk(temporary)
+                os.replace(temporary, path)
+                bring_to_disk(self.folder)
+                self._link_into_queues(path)
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
-        self._delete_old(best_step)
+        self.delete_old(step, best_steps)
         return path
 
     def load(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -159,18 +156,29 @@ class Checkpoints:
         for step in self.steps():
             self._link_into_queues(self.path(step))
 
+    def delete_old(self, step: int, best_steps: Collection[int]) -> None:
+        """Delete what need not be kept, now that the checkpoint of `step` is there.
+
+        What is newer stays: it was passed over as broken, so it must not count.
+        """
+        steps = [each for each in self.steps() if each <= step]
+        for each in steps[: -self.keep]:
+            kept = self.keep_every and each % self.keep_every == 0
+            if each not in best_steps and not kept:
+                self.path(each).unlink(missing_ok=True)
+
     def _link_into_queues(self, path: Path) -> None:
         if self.queues is None:
             return
         for queue in self.queues.glob("*/"):
-            with contextlib.suppress(FileExistsError, FileNotFoundError):
-                os.link(path, queue / path.name)
-
-    def _delete_old(self, best_step: int | None) -> None:
-        for step in self.steps()[: -self.keep]:
-            kept = self.keep_every and step % self.keep_every == 0
-            if step != best_step and not kept:
-                self.path(step).unlink(missing_ok=True)
+            link = queue / path.name
+            with contextlib.suppress(FileNotFoundError):  # the queue has been deleted
+                if link.exists() and link.samefile(path):
+                    continue
+                temporary = queue / f".{path.name}.{os.getpid()}"
+                temporary.unlink(missing_ok=True)
+                os.link(path, temporary)
+                os.replace(temporary, link)  # also one of this step that was replaced
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -241,7 +249,8 @@ def _checksum(arrays: Mapping[str, np.ndarray], text: str) -> str:
     return hashlib.sha256(f"{digest(arrays)}\n{text}".encode()).hexdigest()
 
 
-def _bring_to_disk(path: Path) -> None:
+def bring_to_disk(path: Path) -> None:
+    """Return when the content of a file, or of a folder's list, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

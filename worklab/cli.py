@@ -17,6 +17,8 @@ from rich.console import Console
 
 Options = TypeVar("Options")
 
+_CONFIG_HELP = "`--config RUN/run.json` gives the options of a run as defaults."
+
 
 def run(main: Callable[[Options], Any], arguments: Sequence[str] | None = None) -> Any:
     """Call a launcher's `main` with the options that the command line gives.
@@ -40,9 +42,14 @@ def run(main: Callable[[Options], Any], arguments: Sequence[str] | None = None) 
 
     def call() -> Any:
         default = _take_config(options_class, words)
+        description = f"{options_class.__doc__}\n\n{_CONFIG_HELP}"
         if default is None:
-            return main(tyro.cli(options_class, args=words))
-        return main(tyro.cli(options_class, default=default, args=words))
+            return main(tyro.cli(options_class, args=words, description=description))
+        return main(
+            tyro.cli(
+                options_class, default=default, args=words, description=description
+            )
+        )
 
     return _showing_errors(call)
 
@@ -117,6 +124,7 @@ def _showing_errors(call: Callable[[], Any]) -> Any:
 
 
 def _take_config(options_class: type[Options], words: list[str]) -> Options | None:
+    words[:] = [part for word in words for part in _split_config(word)]
     if "--config" not in words:
         return None
     place = words.index("--config")
@@ -129,6 +137,10 @@ def _take_config(options_class: type[Options], words: list[str]) -> Options | No
             f"`--config` wants the `run.json` of a run. Received: `{path}` ({error})"
         ) from error
     return options_from_json(options_class, values)
+
+
+def _split_config(word: str) -> list[str]:
+    return word.split("=", 1) if word.startswith("--config=") else [word]
 
 
 def _typed(hint: Any, value: Any) -> Any:

@@ -1,5 +1,6 @@
 """What a launcher shows on the console beside progress."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,4 +44,7 @@ def show_statistics(
 def show_places(console: Console, run: Path) -> None:
     """Show where the results are and how to look at the curves."""
     console.print(f"results: {run / 'result.json'}, tests: {run / 'tests'}")
-    console.print(f"curves:  tensorboard --logdir {run}")
+    tensorboard = Path(sys.executable).with_name("tensorboard")
+    if tensorboard.is_relative_to(Path.cwd()):
+        tensorboard = tensorboard.relative_to(Path.cwd())
+    console.print(f"curves:  {tensorboard} --logdir {run}")

@@ -1,11 +1,32 @@
 """Files that appear whole or not at all."""
 
+import contextlib
 import glob
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import tensorflow as tf
+from safetensors import SafetensorError
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say of whatever fails inside which file it was, and what to do.
+
+    Raises:
+        OSError: If the disk is full or cannot be written.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, tf.errors.OpError) as error:
+        raise OSError(
+            f"`{path}` could not be written; the checkpoints are intact. Make room or "
+            "give write access, then start the same command again. "
+            f"Received: {error}"
+        ) from error
 
 
 def write_atomically(path: Path, write: Callable[[Any], Any]) -> None:
@@ -15,10 +36,31 @@ def write_atomically(path: Path, write: Callable[[Any], Any]) -> None:
         path: Its place; the folder is made when missing.
         write: Called with the open file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*"):
-        leftover.unlink(missing_ok=True)  # of a process that was killed
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*"):
+            if not _is_alive(int(leftover.suffix[1:])):
+                leftover.unlink(missing_ok=True)
+        _write_beside(path, path.with_name(f".{path.name}.{os.getpid()}"), write)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON to a file, whole or not at all."""
+    text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+    write_atomically(path, lambda file: file.write(text))
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _write_beside(path: Path, temporary: Path, write: Callable[[Any], Any]) -> None:
     try:
         # A file name that is not Unicode has lone surrogates: escaped, as JSON does.
         with open(
@@ -30,9 +72,3 @@ def write_atomically(path: Path, write: Callable[[Any], Any]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON to a file, whole or not at all."""
-    text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
-    write_atomically(path, lambda file: file.write(text))

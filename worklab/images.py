@@ -16,7 +16,7 @@ cv2.setNumThreads(0)
 _MINIMUM_BILINEAR_SCALE = 0.5
 
 # ITU-R BT.601 luma, what JPEG and OpenCV call grey.
-_LUMA = np.array([0.299, 0.587, 0.114])
+_LUMA = (0.299, 0.587, 0.114)
 
 
 def decode_image(data: bytes, channels: int, name: str) -> np.ndarray:
@@ -172,13 +172,15 @@ def adjust_colour(
         >>> int(adjust_colour(grey, brightness=1.2)[0, 0, 0])
         120
     """
-    channels = image.shape[2]
-    matrix = np.ones((channels, channels + 1))
-    if channels == 3:
-        mean_grey = float(_LUMA @ cv2.mean(image)[:3])
-        matrix[:, :3] = saturation * np.eye(3) + (1 - saturation) * _LUMA
-    else:
-        mean_grey = cv2.mean(image)[0]
-    matrix[:, :channels] *= contrast * brightness
-    matrix[:, channels] = (1 - contrast) * brightness * mean_grey
-    return cv2.transform(image, matrix).reshape(image.shape)
+    # In plain numbers, as NumPy would take longer than the pixels of a small image.
+    means, factor, rows = cv2.mean(image), brightness * contrast, [[1.0]]
+    mean_grey = means[0]
+    if image.shape[2] == 3:
+        mean_grey = sum(luma * mean for luma, mean in zip(_LUMA, means, strict=False))
+        greying = [(1 - saturation) * luma for luma in _LUMA]
+        rows = [[*greying] for _ in range(3)]
+        for channel in range(3):
+            rows[channel][channel] += saturation
+    offset = (1 - contrast) * brightness * mean_grey
+    matrix = [[*(factor * value for value in row), offset] for row in rows]
+    return cv2.transform(image, np.array(matrix)).reshape(image.shape)

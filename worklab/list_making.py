@@ -62,7 +62,8 @@ def make_lists(
     if existing and not overwrite:
         raise FileExistsError(
             f"`{folder}` has lists already, which are left as they are. To replace "
-            f"them give `overwrite=True`. Received: {', '.join(existing)}"
+            "them give `--overwrite`, or `overwrite=True`. "
+            f"Received: {', '.join(existing)}"
         )
     write_class_names(classes_path, sorted(set().union(*splits.values())))
     for split, path in paths.items():

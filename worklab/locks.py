@@ -5,6 +5,8 @@ import os
 import weakref
 from pathlib import Path
 
+from worklab.files import writing
+
 
 class RunLock:
     """Locks a run folder for one trainer; the lock ends with the process, however.
@@ -14,11 +16,13 @@ class RunLock:
 
     Raises:
         RuntimeError: If it is locked already.
+        OSError: If the folder cannot be written.
     """
 
     def __init__(self, run: Path) -> None:
-        run.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(run / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        with writing(run / ".lock"):
+            run.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(run / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         self._release = weakref.finalize(self, os.close, descriptor)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -29,8 +33,9 @@ class RunLock:
                 f"another trainer is at work in `{run}`; stop it, or give another "
                 f"`--run`. Received: a lock held by process {holder}"
             ) from error
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, str(os.getpid()).encode())
+        with writing(run / ".lock"):
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, str(os.getpid()).encode())
 
     def release(self) -> None:
         """Let the folder go; a second call does nothing."""

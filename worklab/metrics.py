@@ -31,7 +31,11 @@ class Statistics:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON has them."""
-        return dataclasses.asdict(self)
+        content = dataclasses.asdict(self)
+        content["top_k_accuracy"] = {
+            str(k): share for k, share in self.top_k_accuracy.items()
+        }
+        return content
 
 
 def classification_statistics(

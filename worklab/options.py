@@ -39,7 +39,7 @@ class ReaderOptions:
     num_threads: int | None = None
     """Threads that prepare batches; 0: between steps, None: from a record's cost."""
     cache_megabytes: int = 1024
-    """Decoded images kept in memory, at most; 0 decodes each time."""
+    """Decoded images that each list keeps in memory, at most; 0: none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +119,9 @@ class ScheduleOptions:
     """The learning rate as a function of the step."""
 
     name: Literal["fixed", "cosine", "one-cycle"] = "fixed"
-    """`cosine` and `one-cycle` need a number of steps, so they go with `train.py`."""
+    """Shape; `cosine` and `one-cycle` have a length."""
+    num_steps: int | None = None
+    """Length of `cosine` and `one-cycle`; None: that of the run, where it has one."""
     learning_rate: float = 0.1
     """The largest learning rate; each layer's is this times its `lr_mult`."""
     warmup_steps: int = 0

@@ -76,7 +76,7 @@ class Patience:
         self.wait += 1
         if self.wait < self.options.patience:
             return "wait"
-        if self.num_decays == self.options.max_decays:
+        if self.num_decays >= self.options.max_decays:
             self.complete = True
             return "stop"
         self.num_decays += 1

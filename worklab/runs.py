@@ -98,7 +98,9 @@ def write_run(
     run.mkdir(parents=True, exist_ok=True)
     plain = options_to_json(options)
     path = run / "run.json"
-    data = digest_records(train_reader)
+    lists = {"train": train_reader.list_path, "valid": options.data.folder}
+    lists["valid"] /= options.data.valid
+    data = {name: digest_file(path) for name, path in lists.items()}
     imported = None if report is None else dataclasses.asdict(report)
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -117,16 +119,20 @@ def write_run(
         "data": data,
         "imported": options_to_json(imported),
     }
-    write_json(path, content)
     source = inspect.getsourcefile(type(network))
     copy = run / _NETWORK_FILE
     if source and Path(source).resolve() != copy.resolve():
         text = Path(source).read_text(encoding="utf-8")
+        if copy.exists() and copy.read_text(encoding="utf-8") != text:
+            _logger.warning("changed since the last start of %s: %s", run, source)
         write_atomically(copy, lambda file: file.write(text))
     write_class_names(run / "classes.json", train_reader.class_names)
     notes = run / "notes.md"
     if not notes.exists():
-        notes.write_text(f"# {run.name}\n\n", encoding="utf-8")
+        write_atomically(notes, lambda file: file.write(f"# {run.name}\n\n"))
+    summary = network.summary()
+    write_atomically(run / "summary.txt", lambda file: file.write(summary))
+    write_json(path, content)  # last: whoever waits for the run may read it now
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +182,9 @@ def read_run(run: Path, *, data_folder: Path | None = None) -> RunSetup:
             f"`{run}` is not the folder of a run: a launcher that trains writes "
             f"`run.json` there. Received: {error}"
         ) from error
+    # A test ends by itself, and has the machine's cores unless told otherwise.
+    session = dataclasses.replace(setup.session, time_limit=None, num_threads=0)
+    setup = dataclasses.replace(setup, session=session)
     if data_folder is not None:
         data = dataclasses.replace(setup.data, folder=data_folder)
         setup = dataclasses.replace(setup, data=data)
@@ -258,29 +267,28 @@ def _load_file(path: Path) -> Any:
             "the network's file does not exist; give the path from here. "
             f"Received: `{path}`"
         )
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"worklab_network_{path.stem}"  # so that no real module is hidden by it
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ValueError(f"`{path}` cannot be imported. Received: {path.suffix!r}")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # as an import would, e.g. for `inspect`
-    sys.path.insert(0, str(path.resolve().parent))
+    sys.modules[name] = module  # as an import would, e.g. for `inspect`
+    neighbours = str(path.resolve().parent)
+    sys.path.insert(0, neighbours)
     try:
         spec.loader.exec_module(module)
     finally:
-        sys.path.pop(0)
+        sys.path.remove(neighbours)
     return module
 
 
-def digest_records(reader: JsonListReader) -> str:
-    """Return a SHA-256 over the paths and labels of a list, in order."""
-    sha = hashlib.sha256()
-    for record in reader.records:
-        sha.update(f"{record.path}\0{record.label}\n".encode(errors="surrogateescape"))
-    return sha.hexdigest()
+def digest_file(path: Path) -> str | None:
+    """Return the SHA-256 of a file, or None where there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def _refuse_another_run(
-    run: Path, before: Mapping[str, Any], options: Mapping[str, Any], data: str
+    run: Path, before: Mapping[str, Any], options: Mapping[str, Any], data: Any
 ) -> None:
     network = before["options"]["network"]
     if network.partition(":")[2] != options["network"].partition(":")[2]:
@@ -288,13 +296,15 @@ def _refuse_another_run(
             f"`{run}` is a run of the network `{network}`. Give that one, or another "
             f"`--run`. Received: network={options['network']!r}"
         )
-    if before["data"] != data:
-        raise ValueError(
-            f"the train list is not the one that `{run}` began with: paths or labels "
-            "differ, so it cannot go on where it was. Give that list, or another "
-            f"`--run` (with `--pretrained` a checkpoint of this one). "
-            f"Received: data.train={options['data']['train']!r}"
-        )
+    # Without validations nothing was decided by the valid list.
+    for name in ("train", "valid") if "patience" in options else ("train",):
+        if before["data"][name] != data[name]:
+            raise ValueError(
+                f"the {name} list is not the one that `{run}` began with, so it cannot "
+                "go on where it was. Give that list, or another `--run` (with "
+                "`--pretrained` a checkpoint of this one). "
+                f"Received: data.{name}={options['data'][name]!r}"
+            )
 
 
 def _differences(before: Any, after: Any, name: str = "") -> list[str]:

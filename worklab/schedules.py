@@ -39,6 +39,10 @@ def make_schedule(options: ScheduleOptions, num_steps: int | None = None) -> Sch
             "`warmup_steps` must be at least 0. "
             f"Received: warmup_steps={options.warmup_steps}"
         )
+    if options.num_steps is not None:
+        num_steps = options.num_steps
+    if num_steps is not None and num_steps < 1:
+        raise ValueError(f"`num_steps` must be at least 1. Received: {num_steps}")
     peak = options.learning_rate
     if options.name == "one-cycle":
         if options.warmup_steps:
@@ -82,8 +86,8 @@ def _between(start: float, end: float, share: float) -> float:
 def _required(num_steps: int | None, name: str) -> int:
     if num_steps is None:
         raise ValueError(
-            f"the schedule `{name}` needs to know the number of steps; use "
-            "`launchers/train.py`, or the schedule `fixed`. "
+            f"the schedule `{name}` needs a length; give `--schedule.num-steps`, or "
+            "use `launchers/train.py`, which has one. "
             f"Received: schedule={name!r} without a number of steps"
         )
     return num_steps

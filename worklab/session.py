@@ -11,7 +11,12 @@ import numpy as np
 import tensorflow as tf
 
 from worklab import runtime
-from worklab.checkpoints import CheckpointError, Checkpoints, load_checkpoint
+from worklab.checkpoints import (
+    CheckpointError,
+    Checkpoints,
+    bring_to_disk,
+    load_checkpoint,
+)
 from worklab.locks import RunLock
 from worklab.network import Network
 from worklab.options import SessionOptions
@@ -72,6 +77,7 @@ class Session:
         self._read_variables: Any = None
         self._started = False
         self._saved_step: int | None = None
+        self._saved_best_step: int | None = None
         self._lock: RunLock | None = None
         self._signals = StopSignals(options.time_limit)
         self._background = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -113,6 +119,7 @@ class Session:
             The import report, where the pretrained file was loaded.
 
         Raises:
+            CheckpointError: If there are checkpoints, but none can be read.
             RuntimeError: If another process trains in the run folder.
             ValueError: If the checkpoint is of other classes or another network, or
                 the pretrained file leaves a variable unexplained.
@@ -124,6 +131,12 @@ class Session:
         report = None
         # 1. The run has an intact checkpoint: everything is restored from it.
         resumed = self._restore_newest()
+        if not resumed and self.checkpoints.steps():
+            raise CheckpointError(
+                f"none of the checkpoints of `{self.run}` can be read, so nothing is "
+                "changed there. Mend the disk, or move the folder away to start anew. "
+                f"Received: steps {self.checkpoints.steps()}"
+            )
         # 2. A pretrained file is given: the layers that say so are loaded from it.
         #    `restore_anyway` does this after case 1 too, to the weights alone.
         if pretrained is not None and (not resumed or self.options.restore_anyway):
@@ -131,6 +144,7 @@ class Session:
         # 3. All else has been initialised from the seed, layer by layer.
         device = runtime.describe_device(self.options.precision)
         if resumed:
+            self.checkpoints.delete_old(self.step, self._best_steps())
             _logger.info("resumed from step %d of %s (%s)", self.step, self.run, device)
         else:
             for stateful in self._states.values():
@@ -178,9 +192,9 @@ class Session:
             )
         tensors = self._read_variables()
         self._saving = self._background.submit(
-            self._write, self.step, tensors, state, self.best_step
+            self._write, self.step, tensors, state, self._best_steps()
         )
-        self._saved_step = self.step
+        self._saved_step, self._saved_best_step = self.step, self.best_step
         return self.checkpoints.path(self.step)
 
     def finish(self) -> None:
@@ -248,10 +262,6 @@ class Session:
         self._assign(self.checkpoints.path(self.best_step), arrays)
         return self.best_step
 
-    def load_pretrained(self, network: Network, path: Path) -> ImportReport:
-        """Load a pretrained file into a network by name; see `import_weights`."""
-        return import_weights(network, path)
-
     @property
     def is_new(self) -> bool:
         """Whether nothing has been saved or restored yet."""
@@ -301,19 +311,23 @@ class Session:
             if isinstance(error, StopRequested):
                 self._save_before_stop(error)
         finally:
-            self._signals.give_back()
             try:
                 self.close()
             except (OSError, ValueError):
                 if error is None:  # else the error that is on its way says more
                     raise
+            finally:
+                self._signals.give_back()
         if isinstance(error, StopRequested):
             raise SystemExit(128 + error.signal_number) from None
 
     def _save_before_stop(self, stop: StopRequested) -> None:
-        if self._started and self._saved_step != self.step:
-            self.save()
-        self.finish()
+        try:
+            if self._started and self._saved_step != self.step:
+                self.save()
+            self.finish()
+        except (FloatingPointError, ValueError) as error:  # the one before is intact
+            _logger.warning("this step was not saved: %s", error)
         _logger.warning(
             "stopped by %s at step %d; the same command goes on from there",
             stop,
@@ -340,7 +354,7 @@ class Session:
             )
         self._assign(path, arrays)
         self.step = self._saved_step = state["step"]
-        self.best_step = state["best_step"]
+        self.best_step = self._saved_best_step = state["best_step"]
         for name, stateful in self._states.items():
             if name in state["states"]:
                 stateful.set_state(state["states"][name])
@@ -368,10 +382,21 @@ class Session:
         step: int,
         tensors: dict[str, Any],
         state: Mapping[str, Any],
-        best_step: int | None,
+        best_steps: set[int],
     ) -> Path:
         arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
-        return self.checkpoints.save(step, arrays, state, best_step=best_step)
+        # What the state counts must be on disk before the checkpoint that counts it.
+        if (self.run / "history.csv").exists():
+            bring_to_disk(self.run / "history.csv")
+        return self.checkpoints.save(step, arrays, state, best_steps=best_steps)
+
+    def _best_steps(self) -> set[int]:
+        """Return the best step now, and that of the checkpoint before.
+
+        The newest file may turn out damaged; then the one before needs its best.
+        """
+        best_steps = {self.best_step, self._saved_best_step} - {None}
+        return {step for step in best_steps if step is not None}
 
 
 def _is_optimizer(name: str) -> bool:

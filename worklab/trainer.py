@@ -95,7 +95,7 @@ class Trainer:
         self._batches: Iterator[Batch] = iter(())
         self._next_step = -1
         self._step_function: Any = None
-        self._log_time: float | None = None
+        self._clock = _Clock()
         session.track_variables(
             {variable.path: variable for variable in self.optimizer.variables},
             prefix="optimizer/",
@@ -129,17 +129,26 @@ class Trainer:
         if self.session.is_new:
             self._start_cold()
         end = self.session.step + num_steps
-        self._log_time = None
+        self._clock.start()
         while self.session.step < end:
             self.session.raise_if_stopped()
+            batch = self._next_batch()
+            rate = self.learning_rate(self.session.step)
+            self.session.step += 1
             try:
-                self._run_step(end)
-                if self.session.step == end:
-                    self._settle(leave=0)
+                if self.session.step not in self._skipped:
+                    numbers = self._step_function(batch, np.float32(rate))
+                    started = _Step(self.session.step, batch["index"], *numbers)
+                    self._started_steps.append(started)
+                # The newest may still be computing on a GPU while the next batch comes.
+                self._settle(leave=0 if self._is_logged(end) else 1)
             except NonFiniteLoss as error:
                 if self.options.on_nan == "stop":
                     raise
                 self._roll_back(error)
+                continue
+            self._clock.count(len(batch["index"]))
+            self._log(rate, end)
 
     def get_state(self) -> dict[str, Any]:
         """Return the sums since the last row of the log, and the skipped steps."""
@@ -174,6 +183,7 @@ class Trainer:
         statistics = [v for layer in layers for v in layer.non_trainable_variables]
         sums = [np.zeros(v.shape, np.float64) for v in statistics]
         for number in range(num_batches):
+            self.session.raise_if_stopped()
             forward(self.reader.train_batch(number))
             for total, variable in zip(sums, statistics, strict=True):
                 total += variable.value.numpy()
@@ -184,6 +194,8 @@ class Trainer:
 
     def _start_cold(self) -> None:
         self.writer.write_graph(self.network.model)
+        summary = f"```\n{self.network.summary()}\n```"
+        self.writer.write_text(0, {"network": summary})
         if self.options.estimate_statistics:
             self.estimate_statistics(self.options.estimate_statistics)
         if self.options.log_images:
@@ -191,7 +203,7 @@ class Trainer:
             self.writer.write_images(0, {"training batch": images})
         self.session.save()  # so that there is always something to go back to
 
-    def _run_step(self, end: int) -> None:
+    def _next_batch(self) -> Batch:
         if self._next_step != self.session.step:  # at first, and after a restore
             self._batches = self.reader.train_batches(self.session.step)
         batch = next(self._batches)
@@ -202,21 +214,12 @@ class Trainer:
                 input_signature=[batch_signature(batch), tf.TensorSpec((), tf.float32)],
                 autograph=False,
             )
-        rate = self.learning_rate(self.session.step)
-        self.session.step += 1
-        if self.session.step not in self._skipped:
-            scalars, losses = self._step_function(batch, np.float32(rate))
-            started = _Step(self.session.step, batch["index"], scalars, losses)
-            self._started_steps.append(started)
-        # The newest step may still be computing on a GPU while the next batch comes.
-        self._settle(leave=1)
-        if self.session.step % self.options.log_every == 0:
-            self._settle(leave=0)
-            self._log(rate, len(batch["index"]), end)
-        every = self.options.log_histograms
-        if every and self.session.step % every == 0:
-            arrays = {n: v.value.numpy() for n, v in self.network.variables.items()}
-            self.writer.write_histograms(self.session.step, arrays)
+        return batch
+
+    def _is_logged(self, end: int) -> bool:
+        return (
+            self.session.step % self.options.log_every == 0 or self.session.step == end
+        )
 
     def _train_step(
         self, batch: Mapping[str, tf.Tensor], learning_rate: tf.Tensor
@@ -286,20 +289,43 @@ class Trainer:
             error.step,
         )
 
-    def _log(self, rate: float, batch_size: int, end: int) -> None:
-        if not self._sums:  # every step since the last row was skipped
-            return
-        steps = self._sums.pop("steps")
-        scalars = {name: value / steps for name, value in self._sums.items()}
-        self._sums.clear()
-        step, now = self.session.step, time.perf_counter()
-        self.writer.write_scalars(step, scalars | {"learning_rate": rate})
-        speed = None
-        if self._log_time is not None:
-            speed = steps * batch_size / (now - self._log_time)
+    def _log(self, rate: float, end: int) -> None:
+        step, every = self.session.step, self.options.log_every
+        if self._is_logged(end) and self._sums:
+            speed = self._clock.images_per_second()
+            loss = self._sums["loss"] / self._sums["steps"]
+            self.writer.show_progress(step, end, loss, rate, speed)
+        if step % every == 0 and self._sums:  # not if every step was skipped
+            steps = self._sums.pop("steps")
+            scalars = {name: value / steps for name, value in self._sums.items()}
+            self._sums.clear()
+            self.writer.write_scalars(step, scalars | {"learning_rate": rate})
             self.writer.write_speed(step, speed)
-        self._log_time = now
-        self.writer.show_progress(step, end, scalars["loss"], rate, speed)
+        every = self.options.log_histograms
+        if every and step % every == 0:
+            arrays = {n: v.value.numpy() for n, v in self.network.variables.items()}
+            self.writer.write_histograms(step, arrays)
+
+
+class _Clock:
+    """Measures images per second, apart from what comes between calls of `train`."""
+
+    def __init__(self) -> None:
+        self._began = 0.0
+        self._images = 0
+
+    def start(self) -> None:
+        self._began, self._images = time.perf_counter(), 0
+
+    def count(self, images: int) -> None:
+        self._images += images
+
+    def images_per_second(self) -> float:
+        """Return the speed since this was last asked, or since `start`."""
+        now = time.perf_counter()
+        speed = self._images / (now - self._began)
+        self._began, self._images = now, 0
+        return speed
 
 
 def _check(options: TrainingOptions) -> None:

@@ -1,7 +1,8 @@
 """Writer: TensorBoard, CSV and console, one verb each."""
 
+import contextlib
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,6 +11,7 @@ import tensorflow as tf
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from worklab.files import writing
 from worklab.graph import keras_graph
 
 _COLUMNS = ("step", "split", "loss", "accuracy", "learning_rate")
@@ -44,16 +46,17 @@ class Writer:
         self, step: int, scalars: Mapping[str, float], *, split: str = "train"
     ) -> None:
         """Write a row of the history, and a point of each TensorBoard curve."""
-        self.history_path.parent.mkdir(parents=True, exist_ok=True)
-        new = not self.history_path.exists()
-        with open(self.history_path, "a", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if new:
-                writer.writerow(_COLUMNS)
-            row = {"step": step, "split": split} | {
-                name: f"{value:.9g}" for name, value in scalars.items()
-            }
-            writer.writerow([row.get(column, "") for column in _COLUMNS])
+        row = {"step": step, "split": split} | {
+            name: f"{value:.9g}" for name, value in scalars.items()
+        }
+        with writing(self.history_path):
+            self.history_path.parent.mkdir(parents=True, exist_ok=True)
+            new = not self.history_path.exists()
+            with open(self.history_path, "a", encoding="utf-8", newline="") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                if new:
+                    writer.writerow(_COLUMNS)
+                writer.writerow([row.get(column, "") for column in _COLUMNS])
         self._num_rows += 1
         with self._events(split, step):
             for name, value in scalars.items():
@@ -93,7 +96,7 @@ class Writer:
         end: int,
         loss: float,
         learning_rate: float,
-        images_per_second: float | None,
+        images_per_second: float,
     ) -> None:
         """Move the progress bar, which runs to step `end`."""
         if self.console is None:
@@ -108,7 +111,7 @@ class Writer:
             total=end,
             loss=loss,
             rate=learning_rate,
-            speed=images_per_second or 0.0,
+            speed=images_per_second,
         )
 
     def show_validation(
@@ -150,18 +153,22 @@ class Writer:
         self.close()
         self._num_rows = state["num_rows"]
         self._last_steps = dict(state["last_steps"])
-        _cut_history(self.history_path, self._num_rows)
+        with writing(self.history_path):
+            _cut_history(self.history_path, self._num_rows)
         if self.tensorboard_folder.is_dir():
             for folder in self.tensorboard_folder.iterdir():
-                _cut_events(folder, self._last_steps.get(folder.name, -1))
+                with writing(folder):
+                    _cut_events(folder, self._last_steps.get(folder.name, -1))
 
-    def _events(self, split: str, step: int) -> Any:
-        if split not in self._event_writers:
-            self._event_writers[split] = tf.summary.create_file_writer(
-                str(self.tensorboard_folder / split)
-            )
-        self._last_steps[split] = max(step, self._last_steps.get(split, -1))
-        return self._event_writers[split].as_default()
+    @contextlib.contextmanager
+    def _events(self, split: str, step: int) -> Iterator[None]:
+        folder = self.tensorboard_folder / split
+        with writing(folder):
+            if split not in self._event_writers:
+                self._event_writers[split] = tf.summary.create_file_writer(str(folder))
+            self._last_steps[split] = max(step, self._last_steps.get(split, -1))
+            with self._event_writers[split].as_default():
+                yield
 
 
 def _progress_bar(console: Console) -> Progress:
