@@ -28,7 +28,9 @@ from worklab.options import (
 from worklab.runs import make_network, make_reader, write_result, write_run
 from worklab.schedules import make_schedule
 
-PRETRAINED = Path(__file__).parent.parent / "pretrained/resnet20_cifar10.safetensors"
+PRETRAINED = (
+    Path(__file__).resolve().parent.parent / "pretrained/resnet20_cifar10.safetensors"
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,7 +37,9 @@ from worklab.runs import (
 )
 from worklab.schedules import make_schedule
 
-PRETRAINED = Path(__file__).parent.parent / "pretrained/resnet20_cifar10.safetensors"
+PRETRAINED = (
+    Path(__file__).resolve().parent.parent / "pretrained/resnet20_cifar10.safetensors"
+)
 
 
 @dataclasses.dataclass(frozen=True)

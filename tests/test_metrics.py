@@ -93,5 +93,4 @@ def test_statistics_are_plain_json():
     statistics = classification_statistics(*random_test(20, 7), names(7))
     numbers = statistics.to_json()
     read = json.loads(json.dumps(numbers, allow_nan=False))
-    assert read.pop("top_k_accuracy") == {"5": numbers.pop("top_k_accuracy")[5]}
     assert read == numbers
