@@ -103,7 +103,8 @@ def main(options: Options) -> float:
             trainer.train(options.steps)
 
         def run_keras() -> None:
-            model.fit(images[rows], labels[rows], batch_size=batch_size, verbose=0)
+            inputs = {"images": images[rows]}
+            model.fit(inputs, labels[rows], batch_size=batch_size, verbose=0)
 
         seconds = time_interleaved(
             {"worklab": run_worklab, "keras.Model.fit": run_keras}, options.rounds

@@ -15,7 +15,12 @@ from launchers import train, train_with_patience  # noqa: F401
 from worklab import Network, Session, Tester, Trainer, Writer, checkpoints, cli, writer
 from worklab.checkpoints import Checkpoints, load_checkpoint
 from worklab.files import write_json
-from worklab.options import PatienceOptions, ReaderOptions, SessionOptions
+from worklab.options import (
+    PatienceOptions,
+    ReaderOptions,
+    SessionOptions,
+    TrainingOptions,
+)
 from worklab.patience import Patience
 from worklab.readers import JsonListReader
 from worklab.stopping import StopSignals
@@ -147,7 +152,10 @@ def cycle(data: Path, run: Path, num_cycles: int, memory: Path) -> None:
     bytes_by_cycle = {}
     with Session(run, SessionOptions(keep=2)) as session, Writer(run) as log:
         rate = lambda step: 0.01  # noqa: E731
-        trainer = Trainer(network, train_reader, session, log, learning_rate=rate)
+        options = TrainingOptions(log_every=1)
+        trainer = Trainer(
+            network, train_reader, session, log, learning_rate=rate, options=options
+        )
         session.start(network, CLASS_NAMES)
         tester = Tester(network, valid_reader, session, split="valid")
         for number in range(1, num_cycles + 1):

@@ -60,24 +60,24 @@ class Writer:
         self._num_rows += 1
         with self._events(split, step):
             for name, value in scalars.items():
-                tf.summary.scalar(name, value, step=step)
+                tf.summary.scalar(name, np.float32(value))
 
     def write_speed(self, step: int, images_per_second: float) -> None:
         """Write the speed of training, which no two runs share, to TensorBoard."""
         with self._events("train", step):
-            tf.summary.scalar("images_per_second", images_per_second, step=step)
+            tf.summary.scalar("images_per_second", np.float32(images_per_second))
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """Write batches of uint8 images (batch, height, width, channels)."""
         with self._events("train", step):
             for name, batch in images.items():
-                tf.summary.image(name, batch, step=step, max_outputs=len(batch))
+                tf.summary.image(name, batch, max_outputs=len(batch))
 
     def write_histograms(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Write the distribution of each array's values."""
         with self._events("train", step):
             for name, array in arrays.items():
-                tf.summary.histogram(name, array, step=step)
+                tf.summary.histogram(name, array)
 
     def write_graph(self, model: Any) -> None:
         """Write a Keras functional model as a graph of nested scopes."""
@@ -88,7 +88,7 @@ class Writer:
         """Write texts in Markdown."""
         with self._events("train", step):
             for name, text in texts.items():
-                tf.summary.text(name, text, step=step)
+                tf.summary.text(name, text)
 
     def show_progress(
         self,
@@ -167,7 +167,8 @@ class Writer:
             if split not in self._event_writers:
                 self._event_writers[split] = tf.summary.create_file_writer(str(folder))
             self._last_steps[split] = max(step, self._last_steps.get(split, -1))
-            with self._event_writers[split].as_default():
+            # As NumPy's: TensorFlow keeps every Python number it has met, for ever.
+            with self._event_writers[split].as_default(np.int64(step)):
                 yield
 
 
