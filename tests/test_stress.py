@@ -120,8 +120,9 @@ def figures(request):
     yield rows
     if request.config.getoption("markexpr") == "stress":
         table = Table("fault", "done", "found", show_lines=True)
-        for row in rows:
-            table.add_row(*row)
+        for fault, found in dict.fromkeys((row[0], row[2]) for row in rows):
+            done = [row[1] for row in rows if (row[0], row[2]) == (fault, found)]
+            table.add_row(fault, ", ".join(done), found)
         capture = request.config.pluginmanager.getplugin("capturemanager")
         with capture.global_and_fixture_disabled():
             Console(width=100).print("", table)
@@ -483,8 +484,9 @@ def damages(content, num, rng):
         yield content[:offset]
 
 
+@pytest.mark.parametrize("num_offsets", [20, pytest.param(200, marks=stress)])
 def test_damage_of_the_newest_checkpoint_is_reported_and_the_one_before_used(
-    tmp_path, whole_outcome, caplog, monkeypatch, figures
+    tmp_path, whole_outcome, caplog, monkeypatch, figures, num_offsets
 ):
     monkeypatch.setattr(logging.getLogger("worklab"), "propagate", True)
     before, last = checkpoint_files(whole_outcome(SHORT)).items()
@@ -492,7 +494,7 @@ def test_damage_of_the_newest_checkpoint_is_reported_and_the_one_before_used(
     saved = Checkpoints(tmp_path)
     (tmp_path / before[0]).write_bytes(before[1])
     path = tmp_path / last[0]
-    for content in damages(last[1], 20, random.Random(2)):
+    for content in damages(last[1], num_offsets, random.Random(2)):
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match=re.escape(last[0])):
             load_checkpoint(path)
@@ -504,7 +506,11 @@ def test_damage_of_the_newest_checkpoint_is_reported_and_the_one_before_used(
     path.write_bytes(last[1])
     load_checkpoint(path)
     figures.append(
-        ("damaged checkpoint", "20 flipped bits, 20 truncations", "each found")
+        (
+            "damaged checkpoint",
+            f"{num_offsets} flipped bits, {num_offsets} truncations",
+            "each found and named, the one before used",
+        )
     )
 
 
@@ -521,7 +527,7 @@ def test_every_flipped_bit_of_a_header_is_found(tmp_path, figures):
         path.write_bytes(flipped)
         with pytest.raises(CheckpointError):
             load_checkpoint(path)
-    figures.append(("damaged header", f"{8 * length} bits", "each found"))
+    figures.append(("damaged header", f"all of its {8 * length} bits", "each found"))
 
 
 def test_run_with_a_damaged_checkpoint_ends_the_same(tmp_path, start, whole_outcome):
@@ -635,25 +641,35 @@ def test_full_disk_stops_the_run_until_there_is_room(
     figures.append(("full disk", hold[0], "file named, goes on when there is room"))
 
 
-def test_read_only_folder_stops_the_run(tmp_path, start, whole_outcome, figures):
+@pytest.mark.parametrize(
+    ("hold", "folder", "file"),
+    [
+        (("validating", 5), "checkpoints", "checkpoints/step-00000012.safetensors"),
+        pytest.param(("validating", 5), ".", "history.csv", marks=stress),
+        pytest.param(("final test", 1), "tests", "tests/step-", marks=stress),
+    ],
+    ids=["checkpoints", "run", "tests"],
+)
+def test_read_only_folder_stops_the_run(
+    tmp_path, start, whole_outcome, figures, hold, folder, file
+):
     run = tmp_path / "run"
     make_queue(run)
-    folder = run / "checkpoints"
-    child = start(run, SHORT, hold=("validating", 5))
+    child = start(run, SHORT, hold=hold)
     child.wait_until_held()
-    child.wait_until(lambda: list_steps(folder) == [0, 4, 8])
-    with read_only(folder):
+    child.wait_until(lambda: len(list_steps(run / "checkpoints")) >= 3)
+    checkpoints = whole_checkpoints(run)
+    with read_only(run / folder):
         child.release()
-        assert_stopped_by_the_disk(child, [folder / "step-00000012.safetensors"])
-        assert whole_checkpoints(run) == [0, 4, 8]
+        assert_stopped_by_the_disk(child, [run / file])
     with read_only(run):
         assert_stopped_by_the_disk(start(run, SHORT), [run / ".lock"])
-        assert whole_checkpoints(run) == [0, 4, 8]
+    assert whole_checkpoints(run) == checkpoints
     child = start(run, SHORT)
     assert child.join() == 0, child.stderr
     assert_equal_outcomes(outcome(run), whole_outcome(SHORT))
     figures.append(
-        ("read-only folder", "checkpoints, run", "file named, goes on when it is not")
+        ("read-only folder", file, "file named, goes on when it can be written")
     )
 
 
@@ -702,7 +718,28 @@ ROLLBACK = SHORT | {
 }
 
 
-def test_planted_nan_is_named_and_skipped(tmp_path, start, nan_folder, figures):
+# The log is cut whenever the run goes back, as well as at its start.
+@pytest.mark.parametrize(
+    "holds",
+    [
+        [("restoring", 1), ("saving", 3), ("final test", 1)],
+        pytest.param(
+            [
+                ("restoring", 1),
+                ("restoring", 3),
+                ("restoring", 4),
+                ("saving", 1),
+                ("validating", 1),
+                ("step", 5),
+                ("deleting", 1),
+                ("final test", 1),
+            ],
+            marks=stress,
+        ),
+    ],
+    ids=["few", "8"],
+)
+def test_planted_nan_is_named_and_skipped(tmp_path, start, nan_folder, figures, holds):
     whole, killed = tmp_path / "whole/run", tmp_path / "killed/run"
     for run in (whole, killed):
         make_queue(run)
@@ -712,17 +749,18 @@ def test_planted_nan_is_named_and_skipped(tmp_path, start, nan_folder, figures):
     assert len(lines) >= 3
     assert all(f"`{NAN_PATH}`" in line for line in lines)
     num_files = assert_finite_checkpoints(whole)
-    # The first log is cut when the run goes back, as nothing was restored before.
-    for hold in (("restoring", 1), ("saving", 3), ("final test", 1)):
+    for hold in holds:
         kill_held(start(killed, ROLLBACK, data=nan_folder, hold=hold))
     child = start(killed, ROLLBACK, data=nan_folder)
     assert child.join() == 0, child.stderr
-    assert_equal_outcomes(outcome(killed), outcome(whole))
+    found = outcome(killed)
+    assert_equal_outcomes(found, outcome(whole))
     figures.append(
         (
             "planted NaN",
-            f"{len(lines)} times gone back, 3 kills",
-            f"{NAN_PATH} named each time, {num_files} checkpoints finite, same end",
+            f"{len(lines)} times gone back, {len(holds)} kills",
+            f"{NAN_PATH} named each time, {num_files} checkpoints finite, "
+            f"{len(found)} files and curves equal",
         )
     )
 
