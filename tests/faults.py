@@ -1,12 +1,13 @@
 """What test_stress.py runs in processes of its own, to kill them and to stop them."""
 
+import contextlib
 import functools
 import gc
 import importlib
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +101,10 @@ class Marks:
         def watched(*arguments: Any, **settings: Any) -> Any:
             if self.note(_exact(phase, arguments)):
                 if phase == "saving":
-                    _write_half(function, *arguments, **settings)
-                self.wait()
+                    with _half_written(function, *arguments, **settings):
+                        self.wait()
+                else:
+                    self.wait()
             return function(*arguments, **settings)
 
         setattr(owner, name, watched)
@@ -179,11 +182,16 @@ def _exact(phase: str, arguments: tuple[Any, ...]) -> str:
     return phase
 
 
-def _write_half(
+@contextlib.contextmanager
+def _half_written(
     save: Callable[..., None], arrays: Any, path: Path, **settings: Any
-) -> None:
-    save(arrays, path, **settings)
-    os.truncate(path, path.stat().st_size // 2)
+) -> Iterator[None]:
+    """Leave what safetensors leaves in the middle of writing a file."""
+    half = path.with_name(".tmpHa1f00")
+    save(arrays, half, **settings)
+    os.truncate(half, half.stat().st_size // 2)
+    yield
+    half.unlink()
 
 
 def _write_once(path: Path) -> None:

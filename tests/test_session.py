@@ -326,6 +326,7 @@ def test_half_written_files_are_deleted_at_the_start(tmp_path, tiny_reader):
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     (folder / ".step-00000003.safetensors.123").write_bytes(b"half")
+    (folder / ".tmpHa1f00").write_bytes(b"half")  # by safetensors
     trainer, _ = make_trainer(tmp_path, tiny_reader)
     start(trainer)
     assert list(folder.iterdir()) == []

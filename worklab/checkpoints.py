@@ -150,7 +150,8 @@ class Checkpoints:
         Only for the one process that writes here.
         """
         if self.folder.is_dir():
-            for path in self.folder.glob(".step-*.safetensors.*"):
+            # Ours, and what safetensors writes before it gives a file our name.
+            for path in (*self.folder.glob(".step-*"), *self.folder.glob(".tmp*")):
                 _logger.info("deleted the half-written %s", path)
                 path.unlink()
         for step in self.steps():
