@@ -56,6 +56,12 @@ def main(options: Options) -> list[TestResult]:
     console = Console(soft_wrap=True)
     results: list[TestResult] = []
     with TestingQueue(options.run, options.split) as queue:
+        if queue.missed:
+            console.print(
+                "not tested: the checkpoints of these steps were deleted before this "
+                f"tester began, so begin it before training: {queue.missed}",
+                highlight=False,
+            )
         wait_for_run(options, console)
         setup = read_run(options.run, data_folder=options.data_folder)
         threads = dataclasses.replace(setup.session, num_threads=options.num_threads)

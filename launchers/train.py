@@ -94,7 +94,10 @@ def main(options: Options) -> dict[str, Any]:
             )  # not complete any more
         while session.step < options.num_steps:
             next_save = (session.step // options.save_every + 1) * options.save_every
-            trainer.train(min(next_save, options.num_steps) - session.step)
+            trainer.train(
+                min(next_save, options.num_steps) - session.step,
+                last_step=options.num_steps,
+            )
             session.save()
     result = {"step": session.step, "class_names": class_names}
     write_result(options.run, result)

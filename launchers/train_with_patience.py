@@ -85,7 +85,7 @@ def main(options: Options) -> dict[str, Any]:
         valid_reader = make_reader("valid", class_names, options)
         test_reader = make_reader("test", class_names, options)
         network = make_network(train_reader, options)
-        patience = Patience(options.patience)
+        patience = Patience(options.patience, options.schedule.warmup_steps)
         schedule = make_schedule(options.schedule)
         trainer = Trainer(
             network,

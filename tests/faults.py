@@ -43,6 +43,7 @@ _PHASES = {
     "validated": (Patience, "update"),
     "saving": (checkpoints, "save_file"),
     "written": (checkpoints, "bring_to_disk"),
+    "linking": (os, "replace"),
     "deleting": (Checkpoints, "delete_old"),
     "writing answers": (TestResult, "_write_predictions"),
     "writing result": (train_with_patience, "write_result"),
@@ -179,6 +180,8 @@ def _exact(phase: str, arguments: tuple[Any, ...]) -> str:
         return "final test"
     if phase == "written" and first.is_dir():
         return "renamed"
+    if phase == "linking" and "queues" not in Path(first).parts:
+        return "renaming"
     return phase
 
 

@@ -7,6 +7,7 @@ import pytest
 from worklab.checkpoints import (
     CheckpointError,
     Checkpoints,
+    deleted_steps,
     digest,
     list_steps,
     load_checkpoint,
@@ -47,6 +48,18 @@ def test_newest_and_best_are_kept(tmp_path):
     for step in range(1, 7):
         checkpoints.save(step, arrays(), {}, best_steps={2})
     assert checkpoints.steps() == [2, 5, 6]
+    assert deleted_steps(tmp_path) == [1, 3, 4]
+
+
+def test_what_another_run_deleted_here_is_forgotten(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for step in (1, 2):
+        checkpoints.save(step, arrays(), {})
+    checkpoints.clean()
+    assert deleted_steps(tmp_path) == [1]
+    checkpoints.path(2).unlink()
+    checkpoints.clean()
+    assert deleted_steps(tmp_path) == []
 
 
 def test_same_step_is_replaced(tmp_path):

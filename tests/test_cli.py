@@ -71,6 +71,23 @@ def test_config_gives_the_defaults(tmp_path):
     assert options.reader == ReaderOptions(batch_size=7, channels=1)
 
 
+def test_multipliers_are_spelled_alike_over_a_config_that_has_some(tmp_path):
+    path = tmp_path / "run.json"
+    given = Options(layers=LayerOptions(lr_mult={"stem": 0.1}))
+    path.write_text(json.dumps({"options": cli.options_to_json(given)}))
+    words = ["--config", str(path), "--layers.lr-mult", "stage1", "0.5"]
+    assert cli.run(main, words).layers.lr_mult == {"stage1": 0.5}
+    assert cli.run(main, words[:2]).layers.lr_mult == {"stem": 0.1}
+
+
+@pytest.mark.parametrize("words", [["stem"], ["stem", "fast"]])
+def test_multipliers_are_pairs_of_scope_and_number(words, capsys):
+    with pytest.raises(SystemExit) as error:
+        cli.run(main, ["--layers.lr-mult", *words])
+    assert error.value.code == 2
+    assert "lr-mult" in capsys.readouterr().err
+
+
 def test_unknown_name_in_a_config_is_an_error(tmp_path, capsys):
     path = tmp_path / "run.json"
     path.write_text(json.dumps({"options": {"readr": {}}}))

@@ -194,12 +194,20 @@ def test_checkpoint_called_best_needs_a_validation(common, tmp_path):
         test_launcher.main(test_launcher.Options(run=options.run))
 
 
-def test_test_many_after_training_tests_what_is_left(patience_options):
+def test_test_many_after_training_tests_what_is_left(patience_options, capsys):
     train_with_patience.main(patience_options)
     run = patience_options.run
     steps = list_steps(run / "checkpoints")
     options = test_many.Options(run=run, split="valid")
+    capsys.readouterr()
     results = test_many.main(options)
+    validated = [int(r["step"]) for r in history(run) if r["split"] == "valid"]
+    missed = sorted({0, *validated} - set(steps))
+    assert missed
+    assert (
+        f"were deleted before this tester began, so begin it before training: {missed}"
+        in (capsys.readouterr().out)
+    )
     assert [result.step for result in results] == steps
     losses = {
         int(row["step"]): float(row["loss"])

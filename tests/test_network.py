@@ -258,6 +258,17 @@ def test_two_layers_with_one_name_are_an_error():
         make_with_end(construct)
 
 
+@pytest.mark.parametrize("name", ["images", "preprocessing", "output"])
+def test_layer_with_the_name_of_a_part_of_every_network_is_an_error(name):
+    with pytest.raises(ValueError, match=f"part of its own called `{name}`.*scope="):
+        make_with_end(lambda network, x: network.conv_layer(x, 2, 1, scope=name))
+
+
+def test_unknown_precision_is_an_error():
+    with pytest.raises(ValueError, match=r"precision.*Received: precision='int8'"):
+        make_with_end(lambda network, x: x, precision="int8")
+
+
 @pytest.mark.parametrize("name", ["", "a.b", "a//b", "/a", "a/", "a b"])
 def test_scope_name_that_variables_cannot_have_is_an_error(name):
     with pytest.raises(ValueError, match=rf"letters, digits.*scope='{name}'"):

@@ -166,6 +166,11 @@ def test_update_is_multiplied_also_where_its_size_ignores_the_gradient(name):
     np.testing.assert_allclose(slow.mean() / plain.mean(), 0.01, rtol=1e-5)
 
 
+def test_unknown_optimizer_is_an_error():
+    with pytest.raises(ValueError, match=r"one of \['sgd', .*Received: name='sgdm'"):
+        make_optimizer(OptimizerOptions(name="sgdm"), make_full())
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_frozen_layers_keep_weights_statistics_and_have_no_slots(name, tiny_images):
     images, labels = tiny_images

@@ -35,6 +35,14 @@ def test_losses_lead_to_decisions(patience, max_decays, losses, expected):
     assert decisions(options, losses) == expected.split()
 
 
+def test_validations_in_the_warm_up_are_not_waited_for():
+    patience = Patience(PatienceOptions(patience=1, max_decays=0), warmup_steps=30)
+    decided = [patience.update(step, loss) for step, loss in [(10, 1), (20, 2)]]
+    assert decided == ["best", "wait"]
+    assert (patience.wait, patience.best_step) == (0, 10)
+    assert patience.update(30, 2) == "stop"
+
+
 def test_first_loss_is_the_best_whatever_it_is():
     assert decisions(PatienceOptions(), [1e300]) == ["best"]
 

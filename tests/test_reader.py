@@ -491,6 +491,11 @@ def test_options_out_of_range(make, option):
         make(**option)
 
 
+def test_unknown_preset_is_an_error(make):
+    with pytest.raises(ValueError, match=r"one of \['off', .*Received: preset='wild'"):
+        make(AugmentOptions(preset="wild"))
+
+
 @pytest.mark.parametrize("name", AMOUNTS)
 def test_negative_amounts_are_out_of_range(make, name):
     augment = dataclasses.replace(EVERYTHING, **{name: -0.5})

@@ -20,6 +20,8 @@ _logger = logging.getLogger(__name__)
 _PATTERN = re.compile(r"step-(\d{8,})\.safetensors")
 # One entry of the header: safetensors writes several in an order left to chance.
 _METADATA = "worklab"
+# So that a tester which comes late can tell what it has missed.
+_DELETED = "deleted.txt"
 
 
 class CheckpointError(ValueError):
@@ -154,6 +156,8 @@ class Checkpoints:
             for path in (*self.folder.glob(".step-*"), *self.folder.glob(".tmp*")):
                 _logger.info("deleted the half-written %s", path)
                 path.unlink()
+        if not self.steps():  # what was deleted belonged to another run
+            (self.folder / _DELETED).unlink(missing_ok=True)
         for step in self.steps():
             self._link_into_queues(self.path(step))
 
@@ -166,6 +170,8 @@ class Checkpoints:
         for each in steps[: -self.keep]:
             kept = self.keep_every and each % self.keep_every == 0
             if each not in best_steps and not kept:
+                with open(self.folder / _DELETED, "a", encoding="utf-8") as file:
+                    file.write(f"{each}\n")
                 self.path(each).unlink(missing_ok=True)
 
     def _link_into_queues(self, path: Path) -> None:
@@ -176,8 +182,8 @@ class Checkpoints:
             with contextlib.suppress(FileNotFoundError):  # the queue has been deleted
                 if link.exists() and link.samefile(path):
                     continue
-                temporary = queue / f".{path.name}.{os.getpid()}"
-                temporary.unlink(missing_ok=True)
+                temporary = queue / f".{path.name}"
+                temporary.unlink(missing_ok=True)  # of a process that was killed
                 os.link(path, temporary)
                 os.replace(temporary, link)  # also one of this step that was replaced
 
@@ -193,6 +199,15 @@ def list_steps(folder: Path) -> list[int]:
         return []
     matches = (_PATTERN.fullmatch(path.name) for path in folder.iterdir())
     return sorted(int(match[1]) for match in matches if match)
+
+
+def deleted_steps(folder: Path) -> list[int]:
+    """Return the steps whose checkpoints need not be kept any more, rising."""
+    try:
+        words = (folder / _DELETED).read_text(encoding="utf-8").split()
+    except FileNotFoundError:
+        return []
+    return sorted({int(word) for word in words if word.isdecimal()})
 
 
 def newest_checkpoint(run: Path) -> Path:

@@ -21,6 +21,9 @@ from worklab.seeding import seeds_from, with_seed
 # Also `depthwise_kernel` and `recurrent_kernel`, as Keras calls them in some layers.
 _DECAYED_LEAF = "kernel"
 
+# The layers that every network has beside those that `_construct` makes.
+_TAKEN_NAMES = ("images", "features", "preprocessing", "output")
+
 
 class Network(Primitives):
     """A Keras model whose layers say how they learn and where they come from.
@@ -91,6 +94,11 @@ class Network(Primitives):
         self.num_features = num_features
         self.seed = seed
         self.options = options
+        if precision not in ("float32", "bfloat16"):
+            raise ValueError(
+                "`precision` must be 'float32' or 'bfloat16'. "
+                f"Received: precision={precision!r}"
+            )
         self._dtype = "mixed_bfloat16" if precision == "bfloat16" else "float32"
         self._scopes = [Scope()]
         self.policies: dict[str, Policy] = {}
@@ -244,6 +252,11 @@ class Network(Primitives):
         """
         with self.scope(scope, **(policy or {})):
             inner = self._scopes[-1]
+        if inner.path in _TAKEN_NAMES:
+            raise ValueError(
+                f"the network has a part of its own called `{inner.path}`; give the "
+                f"layer another `scope=`. Received: scope={scope!r}"
+            )
         if inner.path in self.policies:
             raise ValueError(
                 f"two layers have the name `{inner.path}`; names are how variables are "

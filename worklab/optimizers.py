@@ -52,6 +52,11 @@ def make_optimizer(options: OptimizerOptions, network: Network) -> Any:
         "adam": (keras.optimizers.Adam, {}),
         "adamw": (keras.optimizers.Adam, {}),  # with the decay below, apart from it
     }
+    if options.name not in kinds:
+        raise ValueError(
+            f"`name` of the optimizer must be one of {list(kinds)}. "
+            f"Received: name={options.name!r}"
+        )
     base, settings = kinds[options.name]
     name_of = {id(variable): name for name, variable in network.variables.items()}
     names = [name_of[id(variable)] for variable in variables]

@@ -5,7 +5,32 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from tyro.constructors import PrimitiveConstructorSpec
+
+
+def _multipliers_from_words(words: list[str]) -> dict[str, float]:
+    if len(words) % 2:
+        raise ValueError("give pairs of a scope and its multiplier: stem 0 stage1 0.1")
+    return {
+        name: float(value) for name, value in zip(words[::2], words[1::2], strict=True)
+    }
+
+
+# tyro would spell it `--layers.lr-mult.stem` where a `--config` has a multiplier.
+_Multipliers = Annotated[
+    dict[str, float],
+    PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[SCOPE FLOAT ...]",
+        instance_from_str=_multipliers_from_words,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda value: [
+            word for pair in value.items() for word in map(str, pair)
+        ],
+    ),
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +117,7 @@ AUGMENT_PRESETS: dict[str, dict[str, float]] = {
 class LayerOptions:
     """What holds for the layers of any network; a layer's own argument wins."""
 
-    lr_mult: dict[str, float] = dataclasses.field(default_factory=dict)
+    lr_mult: _Multipliers = dataclasses.field(default_factory=dict)
     """Multipliers by scope that replace the network's own: `stem 0 stage1 0.1`."""
     weight_decay: float = 5e-4
     """Decay of kernels; biases and normalisation are never decayed."""
@@ -173,7 +198,7 @@ class PatienceOptions:
     valid_every: int = 50
     """Steps between validations."""
     patience: int = 3
-    """Validations without a lower loss before the learning rate falls."""
+    """Validations without a lower loss, after the warm-up, before the rate falls."""
     factor: float = 0.1
     """What the learning rate is multiplied with, in (0, 1)."""
     max_decays: int = 1

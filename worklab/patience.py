@@ -7,6 +7,8 @@ from worklab.options import PatienceOptions
 
 Decision = Literal["best", "wait", "decay", "stop"]
 
+_STATE = ("best_loss", "best_step", "last_step", "wait", "num_decays", "complete")
+
 
 class Patience:
     """Counts validations without a lower loss; a small state machine, no training.
@@ -17,6 +19,8 @@ class Patience:
 
     Args:
         options: Numbers of the machine.
+        warmup_steps: Validations of earlier steps may be the best, but are not waited
+            for: a loss that does not fall while the learning rate rises says nothing.
 
     Attributes:
         best_loss: Lowest validation loss so far.
@@ -35,9 +39,10 @@ class Patience:
         ['best', 'best', 'decay', 'stop']
     """
 
-    def __init__(self, options: PatienceOptions) -> None:
+    def __init__(self, options: PatienceOptions, warmup_steps: int = 0) -> None:
         _check(options)
         self.options = options
+        self.warmup_steps = warmup_steps
         self.best_loss = math.inf
         self.best_step: int | None = None
         self.last_step = 0
@@ -73,6 +78,8 @@ class Patience:
         if loss < self.best_loss:
             self.best_loss, self.best_step, self.wait = loss, step, 0
             return "best"
+        if step < self.warmup_steps:
+            return "wait"
         self.wait += 1
         if self.wait < self.options.patience:
             return "wait"
@@ -85,7 +92,7 @@ class Patience:
 
     def get_state(self) -> dict[str, Any]:
         """Return everything but the options, as JSON has it."""
-        state = {k: v for k, v in vars(self).items() if k != "options"}
+        state = {name: getattr(self, name) for name in _STATE}
         if self.best_step is None:
             state["best_loss"] = None  # infinity is not JSON
         return state

@@ -14,7 +14,7 @@ import grain
 import numpy as np
 
 from worklab.images import adjust_colour, warp
-from worklab.options import AugmentOptions, ReaderOptions
+from worklab.options import AUGMENT_PRESETS, AugmentOptions, ReaderOptions
 
 Batch = Mapping[str, np.ndarray]
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -297,6 +297,11 @@ class Reader(abc.ABC):
 
 
 def _check_options(options: ReaderOptions, augment: AugmentOptions, seed: int) -> None:
+    if augment.preset not in AUGMENT_PRESETS:
+        raise ValueError(
+            f"`preset` must be one of {list(AUGMENT_PRESETS)}. "
+            f"Received: preset={augment.preset!r}"
+        )
     values = dataclasses.asdict(options) | {"seed": seed}
     changes = ("zoom", "shift", "rotation", "brightness", "contrast", "saturation")
     values |= {name: augment.amount(name) for name in changes}

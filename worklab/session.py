@@ -187,10 +187,12 @@ class Session:
         # a copy of the variable instead. So reading is all that training waits for.
         if self._read_variables is None:
             # One call of a graph, as a call for each variable takes five times as long.
+            variables = [v.value for v in self._variables.values()]
             self._read_variables = tf.function(
-                lambda: {n: v.value.read_value() for n, v in self._variables.items()}
-            )
-        tensors = self._read_variables()
+                lambda: [variable.read_value() for variable in variables],
+                autograph=False,
+            ).get_concrete_function()
+        tensors = dict(zip(self._variables, self._read_variables(), strict=True))
         self._saving = self._background.submit(
             self._write, self.step, tensors, state, self._best_steps()
         )

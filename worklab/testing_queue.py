@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Self
 
-from worklab.checkpoints import checkpoint_path, list_steps
+from worklab.checkpoints import checkpoint_path, deleted_steps, list_steps
 
 
 class TestingQueue:
@@ -19,6 +19,9 @@ class TestingQueue:
     Args:
         run: Folder of the run.
         split: Name of the split; each has its own queue.
+
+    Attributes:
+        missed: Steps whose checkpoints were deleted before this queue was there.
     """
 
     __test__ = False  # not a test case of pytest
@@ -27,6 +30,7 @@ class TestingQueue:
         self.run = Path(run)
         self.split = split
         self.folder = self.run / "tests" / "queues" / split
+        self.missed: list[int] = []
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -36,6 +40,12 @@ class TestingQueue:
             # Queued already, or deleted by the trainer just now.
             with contextlib.suppress(FileExistsError, FileNotFoundError):
                 os.link(path, self.folder / path.name)
+        queued = set(list_steps(self.folder))
+        self.missed = [
+            step
+            for step in deleted_steps(checkpoints)
+            if step not in queued and not self._is_tested(step)
+        ]
         return self
 
     def __exit__(self, *error: object) -> None:

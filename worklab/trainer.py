@@ -110,11 +110,13 @@ class Trainer:
             return 0
         return int(self._step_function.experimental_get_tracing_count())
 
-    def train(self, num_steps: int) -> None:
+    def train(self, num_steps: int, *, last_step: int | None = None) -> None:
         """Train for a number of steps.
 
         Args:
             num_steps: At least 0.
+            last_step: Where the progress bar ends, when more calls will follow; None:
+                after these steps.
 
         Raises:
             NonFiniteLoss: If a loss is not finite and `on_nan` is "stop", or going
@@ -148,7 +150,7 @@ class Trainer:
                 self._roll_back(error)
                 continue
             self._clock.count(len(batch["index"]))
-            self._log(rate, end)
+            self._log(rate, end, last_step or end)
 
     def get_state(self) -> dict[str, Any]:
         """Return the sums since the last row of the log, and the skipped steps."""
@@ -289,12 +291,12 @@ class Trainer:
             error.step,
         )
 
-    def _log(self, rate: float, end: int) -> None:
+    def _log(self, rate: float, end: int, last_step: int) -> None:
         step, every = self.session.step, self.options.log_every
         if self._is_logged(end) and self._sums:
             speed = self._clock.images_per_second()
             loss = self._sums["loss"] / self._sums["steps"]
-            self.writer.show_progress(step, end, loss, rate, speed)
+            self.writer.show_progress(step, last_step, loss, rate, speed)
         if step % every == 0 and self._sums:  # not if every step was skipped
             steps = self._sums.pop("steps")
             scalars = {name: value / steps for name, value in self._sums.items()}
