@@ -250,7 +250,7 @@ def kill_after(child, num_marks):
 def plan_of_kills(phases, num_random, rng):
     """Return phases, and numbers of marks for random moments, in random order."""
     plan = [phase for phase in phases if phase not in PHASES[-3:]]
-    plan += [rng.randint(1, 40) for _ in range(num_random)]
+    plan += [rng.randint(1, 25) for _ in range(num_random)]
     rng.shuffle(plan)
     # Nothing is there to be restored before the first kill.
     plan.insert(0, plan.pop(plan.index("step")))
@@ -261,7 +261,7 @@ def plan_of_kills(phases, num_random, rng):
     ("settings", "phases", "num_random"),
     [
         (SHORT, ["step", "saving", "renamed", "validating", "final test"], 1),
-        pytest.param(LONG, PHASES, 16, marks=stress),
+        pytest.param(LONG, PHASES, 30, marks=stress),
     ],
     ids=["few", "30"],
 )
