@@ -135,7 +135,8 @@ def test_options_that_the_pages_name_exist():
     environment = os.environ | {"COLUMNS": "100"}
     commands = [
         [f"launchers/{path.name}"] for path in sorted((ROOT / "launchers").glob("*.py"))
-    ] + [["-m", "worklab", "lists"], ["benchmarks/retraining.py"]]
+    ] + [["benchmarks/retraining.py"]]
+    commands += [["-m", "worklab", name] for name in ("export", "flops", "lists")]
     known = {"--help", "--config", "--logdir"}
     for words in commands:
         done = subprocess.run(

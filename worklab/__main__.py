@@ -1,16 +1,26 @@
 """`python -m worklab`: the tools beside the launchers."""
 
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
+import keras
 import tyro
 from rich.console import Console
 
 from worklab import cli
 from worklab.checkpoints import digest as digest_of
 from worklab.checkpoints import load_checkpoint, newest_checkpoint
+from worklab.counting import count_work
 from worklab.list_making import SPLIT_FRACTIONS, make_lists
 from worklab.lists import read_class_names, read_list
+from worklab.network import Network
 from worklab.pretrained.files import write_weights
+from worklab.runs import load_network_class, make_run_network, read_run
+
+# A table of layers needs these columns, also where a pipe has none.
+_TABLE_WIDTH = 150
 
 
 def lists(
@@ -75,9 +85,69 @@ def export(
     print(f"{weights}: {len(network)} variables of {checkpoint}")
 
 
+def flops(
+    network: tyro.conf.Positional[str],
+    /,
+    image_size: tuple[int, int] | None = None,
+    num_classes: int | None = None,
+    num_features: int | None = None,
+    channels: Literal[1, 3] | None = None,
+) -> None:
+    """Count parameters, multiply-accumulates and activations of a network, by layer.
+
+    Nothing is computed, no weight is read: the numbers follow from the layers.
+
+    Args:
+        network: `file.py:Class`, `package.module:Class`, or the folder of a run.
+        image_size: Height and width; None: the run's, or 224 224.
+        num_classes: None: the run's, or 1000.
+        num_features: Numbers that come with each image; None: the run's, or 0.
+        channels: 3 for RGB, 1 for grey; None: the run's, or 3.
+    """
+    # Variables without values: a large network costs no memory, and no time.
+    with keras.StatelessScope(initialize_variables=False):
+        work = count_work(
+            _make_network(network, image_size, num_classes, num_features, channels)
+        )
+    work.show(Console(width=max(_TABLE_WIDTH, Console().width)))
+
+
+def _make_network(
+    name: str,
+    image_size: tuple[int, int] | None,
+    num_classes: int | None,
+    num_features: int | None,
+    channels: Literal[1, 3] | None,
+) -> Network:
+    if not Path(name).is_dir():
+        return load_network_class(name)(
+            num_classes or 1000,
+            image_shape=(*(image_size or (224, 224)), channels or 3),
+            num_features=num_features or 0,
+        )
+    setup = read_run(Path(name))
+    reader = dataclasses.replace(
+        setup.reader,
+        image_size=image_size or setup.reader.image_size,
+        channels=channels or setup.reader.channels,
+    )
+    setup = dataclasses.replace(setup, reader=reader)
+    if num_classes:
+        names = [str(number) for number in range(num_classes)]
+        setup = dataclasses.replace(setup, class_names=names)
+        num_features = num_features or 0  # the lists are of other classes
+    return make_run_network(setup, num_features=num_features)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run one of the tools."""
-    cli.run_commands({"digest": digest, "export": export, "lists": lists}, arguments)
+    commands: dict[str, Callable[..., Any]] = {
+        "digest": digest,
+        "export": export,
+        "flops": flops,
+        "lists": lists,
+    }
+    cli.run_commands(commands, arguments)
 
 
 if __name__ == "__main__":

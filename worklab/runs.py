@@ -25,9 +25,10 @@ from worklab.options import (
     DataOptions,
     LayerOptions,
     ReaderOptions,
+    RestoreOptions,
     SessionOptions,
 )
-from worklab.pretrained import ImportReport
+from worklab.pretrained import ImportReport, open_weights, recognise_layout
 from worklab.reader import Reader
 from worklab.readers import JsonListReader
 
@@ -147,6 +148,7 @@ class RunSetup:
         augment: Random changes in training.
         layers: Multipliers and decay.
         session: Precision and seed.
+        restore: Form of a canonical network.
     """
 
     class_names: list[str]
@@ -156,6 +158,7 @@ class RunSetup:
     augment: AugmentOptions
     layers: LayerOptions
     session: SessionOptions
+    restore: RestoreOptions = RestoreOptions()
 
 
 def read_run(run: Path, *, data_folder: Path | None = None) -> RunSetup:
@@ -224,6 +227,36 @@ class Setup(Protocol):
     def session(self) -> SessionOptions:
         """Precision and seed."""
 
+    @property
+    def restore(self) -> RestoreOptions:
+        """Form of a canonical network."""
+
+
+def with_layout(options: Any) -> Any:
+    """Return a launcher's options with the layout of its pretrained file.
+
+    A canonical network is made in the form that the weights were trained in. A run
+    that has begun keeps its form, also when the file is gone.
+
+    Raises:
+        ValueError: If the pretrained file cannot be read.
+    """
+    layouts = load_network_class(options.network).layouts
+    if options.restore.layout is not None or not layouts:
+        return options
+    path = options.run / "run.json"
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))["options"]
+        layout = before.get("restore", {}).get("layout")
+    elif options.pretrained is None:
+        return options
+    else:
+        with open_weights(options.pretrained) as weights:
+            found = recognise_layout(layouts, list(weights))
+        layout = None if found is None else found.name
+    restore = dataclasses.replace(options.restore, layout=layout)
+    return dataclasses.replace(options, restore=restore)
+
 
 def make_reader(split: str, class_names: Sequence[str], setup: Setup) -> JsonListReader:
     """Return a reader of the list of a split: `train`, `valid` or `test`."""
@@ -238,12 +271,39 @@ def make_reader(split: str, class_names: Sequence[str], setup: Setup) -> JsonLis
 
 def make_network(reader: Reader, setup: Setup) -> Network:
     """Return the set-up's network, for the images and classes of a reader."""
+    num_features = 0 if reader.features is None else reader.features.shape[1]
+    return _make_network(
+        setup, len(reader.class_names), reader.image_shape, num_features
+    )
+
+
+def make_run_network(setup: RunSetup, *, num_features: int | None = None) -> Network:
+    """Return a run's network without its readers, as its images may be gone.
+
+    Args:
+        setup: As `read_run` gives it.
+        num_features: Numbers that come with each image; None: as many as in the train
+            list, or 0 where that is gone.
+    """
+    if num_features is None:
+        num_features = 0
+        if (setup.data.folder / setup.data.train).is_file():
+            features = make_reader("train", setup.class_names, setup).features
+            num_features = 0 if features is None else features.shape[1]
+    image_shape = (*setup.reader.image_size, setup.reader.channels)
+    return _make_network(setup, len(setup.class_names), image_shape, num_features)
+
+
+def _make_network(
+    setup: Setup, num_classes: int, image_shape: tuple[int, int, int], num_features: int
+) -> Network:
     return load_network_class(setup.network)(
-        len(reader.class_names),
-        image_shape=reader.image_shape,
-        num_features=0 if reader.features is None else reader.features.shape[1],
+        num_classes,
+        image_shape=image_shape,
+        num_features=num_features,
         precision=setup.session.precision,
         seed=setup.session.seed,
+        layout=setup.restore.layout,
         options=setup.layers,
     )
 
