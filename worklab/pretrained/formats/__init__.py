@@ -1,0 +1,1 @@
+"""Weight files, one module for each family of formats."""
