@@ -21,11 +21,18 @@ from worklab.options import (
     LayerOptions,
     OptimizerOptions,
     ReaderOptions,
+    RestoreOptions,
     ScheduleOptions,
     SessionOptions,
     TrainingOptions,
 )
-from worklab.runs import make_network, make_reader, write_result, write_run
+from worklab.runs import (
+    make_network,
+    make_reader,
+    with_layout,
+    write_result,
+    write_run,
+)
 from worklab.schedules import make_schedule
 
 PRETRAINED = (
@@ -47,6 +54,7 @@ class Options:
     """The Network class, as `file.py:Class` or `package.module:Class`."""
     pretrained: Path | None = PRETRAINED
     """Weights that the network's `restore=` layers start from; None: from scratch."""
+    restore: RestoreOptions = RestoreOptions()
     data: DataOptions = DataOptions()
     reader: ReaderOptions = ReaderOptions()
     augment: AugmentOptions = AugmentOptions()
@@ -72,6 +80,7 @@ def main(options: Options) -> dict[str, Any]:
             f"num_steps={options.num_steps}, save_every={options.save_every}"
         )
     console = Console(soft_wrap=True)
+    options = with_layout(options)
     session = Session(options.run, options.session)
     with session, Writer(options.run, console=console) as writer:
         class_names = find_class_names(options.data.folder / options.data.train)
@@ -86,7 +95,12 @@ def main(options: Options) -> dict[str, Any]:
             optimizer=options.optimizer,
             options=options.training,
         )
-        report = session.start(network, class_names, pretrained=options.pretrained)
+        report = session.start(
+            network,
+            class_names,
+            pretrained=options.pretrained,
+            restore=options.restore,
+        )
         write_run(options.run, options, network, reader, report)
         if session.step < options.num_steps:
             (options.run / "result.json").unlink(

@@ -23,6 +23,7 @@ from worklab.options import (
     OptimizerOptions,
     PatienceOptions,
     ReaderOptions,
+    RestoreOptions,
     ScheduleOptions,
     SessionOptions,
     TrainingOptions,
@@ -32,6 +33,7 @@ from worklab.runs import (
     make_network,
     make_reader,
     read_result,
+    with_layout,
     write_result,
     write_run,
 )
@@ -55,6 +57,7 @@ class Options:
     """The Network class, as `file.py:Class` or `package.module:Class`."""
     pretrained: Path | None = PRETRAINED
     """Weights that the network's `restore=` layers start from; None: from scratch."""
+    restore: RestoreOptions = RestoreOptions()
     data: DataOptions = DataOptions()
     reader: ReaderOptions = ReaderOptions()
     augment: AugmentOptions = AugmentOptions()
@@ -78,6 +81,7 @@ def main(options: Options) -> dict[str, Any]:
         show_result(console, options.run, result)
         return result
 
+    options = with_layout(options)
     session = Session(options.run, options.session)
     with session, Writer(options.run, console=console) as writer:
         class_names = find_class_names(options.data.folder / options.data.train)
@@ -97,7 +101,12 @@ def main(options: Options) -> dict[str, Any]:
             options=options.training,
         )
         session.track_state("patience", patience)
-        report = session.start(network, class_names, pretrained=options.pretrained)
+        report = session.start(
+            network,
+            class_names,
+            pretrained=options.pretrained,
+            restore=options.restore,
+        )
         write_run(options.run, options, network, train_reader, report)
 
         validation = Tester(network, valid_reader, session, split="valid")

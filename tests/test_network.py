@@ -66,7 +66,7 @@ def convolve(images, kernel, strides=1, padding=(0, 0)):
 def test_layer_without_scope_has_the_defaults():
     options = LayerOptions(weight_decay=0.25)
     network = make_with_end(lambda n, x: n.conv_layer(x, 2, 1), options=options)
-    assert network.policies["conv"] == Policy(1.0, "conv", 0.25)
+    assert network.policies["conv"] == Policy(1.0, True, 0.25)
 
 
 def test_scopes_hand_their_policy_down():
@@ -80,7 +80,7 @@ def test_scopes_hand_their_policy_down():
 
     network = make_with_end(construct)
     assert network.policies["a/b/conv"] == Policy(0.1, "x/y/b/conv", 0.01)
-    assert network.policies["conv"] == Policy(1.0, "conv", 5e-4)
+    assert network.policies["conv"] == Policy(1.0, True, 5e-4)
 
 
 def test_inner_scope_wins_over_outer_and_layer_over_scope():
@@ -94,9 +94,9 @@ def test_inner_scope_wins_over_outer_and_layer_over_scope():
                 return network.conv_layer(x, 2, 1)
 
     network = make_with_end(construct)
-    assert network.policies["a/given"] == Policy(0.1, None, 0.01)
+    assert network.policies["a/given"] == Policy(0.1, False, 0.01)
     assert network.policies["a/own"] == Policy(0.0, "z", 0.0)
-    assert network.policies["a/b/conv"] == Policy(2.0, "a/b/conv", 0.0)
+    assert network.policies["a/b/conv"] == Policy(2.0, True, 0.0)
 
 
 def test_restore_prefix_may_be_empty():
@@ -105,6 +105,22 @@ def test_restore_prefix_may_be_empty():
             return network.conv_layer(x, 2, 1)
 
     assert make_with_end(construct).source("body/a/conv/kernel") == "a/conv/kernel"
+
+
+def test_restore_names_what_is_inside_by_its_path():
+    def construct(network, x):
+        names = {"conv": "conv1", "b/bn/gamma": "scale", "b/bn/beta": "shift"}
+        with network.scope("a", restore=names):
+            x = network.conv_layer(x, 2, 1)
+            with network.scope("b"):
+                return network.batch_norm(x)
+
+    network = make_with_end(construct)
+    sources = {name: network.source(name) for name in network.variables}
+    assert sources["a/conv/kernel"] == "conv1/kernel"
+    assert sources["a/b/bn/gamma"] == "scale"
+    assert sources["a/b/bn/beta"] == "shift"
+    assert sources["a/b/bn/moving_mean"] == "a/b/bn/moving_mean"
 
 
 def test_scope_ends_when_its_body_raises():

@@ -118,9 +118,9 @@ def test_resnet_computes_finite_logits():
 @pytest.mark.parametrize("name", ["ResNet20", "ResNet18"])
 def test_everything_but_the_logits_restores_under_its_own_name(name):
     network = getattr(resnet, name)(5, image_shape=(32, 32, 3))
-    assert network.policies["logits"].restore is None
+    assert network.policies["logits"].restore is False
     others = {k: v for k, v in network.policies.items() if k != "logits"}
-    assert all(policy.restore == layer for layer, policy in others.items())
+    assert all(policy.restore is True for policy in others.values())
     assert {policy.lr_mult for policy in others.values()} == {1.0}
 
 
@@ -135,7 +135,7 @@ def test_digits_network_learns_slowly_at_first():
         "stage3": {1.0},
     }
     assert multipliers["stem"] == {0.1}
-    assert network.policies["logits"] == Policy(1.0, None, 5e-4)
+    assert network.policies["logits"] == Policy(1.0, False, 5e-4)
 
 
 def test_multipliers_are_those_of_the_class():

@@ -12,8 +12,9 @@ import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
+from worklab.layouts import Layout
 from worklab.options import LayerOptions
-from worklab.policies import Policy, Restore, Scope
+from worklab.policies import CLASSES, Policy, Restore, Scope
 from worklab.primitives import Primitives
 from worklab.seeding import seeds_from, with_seed
 
@@ -31,7 +32,8 @@ class Network(Primitives):
     Implement: `_construct(images)`, which builds the layers with `conv_layer` and the
     other methods of `Primitives`, and returns logits (batch, num_classes). May
     override: `losses`, `scores`, and the class attributes `mean`, `std`,
-    `channel_order`. Do not override: `__call__`, `scope`, `layer`.
+    `channel_order`, or `layouts` where the network has forms that other projects
+    trained. Do not override: `__call__`, `scope`, `layer`.
 
     Scopes nest, and hand their `restore`, `lr_mult` and `weight_decay` down; a
     layer's own argument wins. `restore=True` takes a layer's variables from the same
@@ -78,6 +80,7 @@ class Network(Primitives):
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (255.0,)
     channel_order: Literal["RGB", "BGR"] = "RGB"
+    layouts: tuple[Layout, ...] = ()
 
     def __init__(
         self,
@@ -87,6 +90,7 @@ class Network(Primitives):
         num_features: int = 0,
         precision: Literal["float32", "bfloat16"] = "float32",
         seed: int = 0,
+        layout: str | None = None,
         options: LayerOptions = LayerOptions(),
     ) -> None:
         self.num_classes = num_classes
@@ -102,6 +106,12 @@ class Network(Primitives):
         self._dtype = "mixed_bfloat16" if precision == "bfloat16" else "float32"
         self._scopes = [Scope()]
         self.policies: dict[str, Policy] = {}
+        self.layout = self._find_layout(layout)
+        if self.layout is not None:
+            self.mean = self.layout.preprocessing.mean
+            self.std = self.layout.preprocessing.std
+            self.channel_order = self.layout.preprocessing.channel_order
+            self.epsilon = self.layout.epsilon
         self._check_options()
         self._check_channels()
 
@@ -169,12 +179,26 @@ class Network(Primitives):
         return self.policy(variable).weight_decay
 
     def source(self, variable: str) -> str | None:
-        """Return a variable's name in a pretrained file; None: it is initialised."""
+        """Return what a variable is restored from, the leaf as here; None: fresh."""
         restore = self.policy(variable).restore
         # The state of a random generator is nobody's weight.
-        if restore is None or variable.endswith("/seed_generator_state"):
+        if restore is False or variable.endswith("/seed_generator_state"):
             return None
-        return restore + variable.removeprefix(self._layer_of[variable])
+        if restore is True or restore == CLASSES:
+            return variable
+        _, leaf = self.split(variable)
+        if isinstance(restore, str):
+            return f"{restore}/{leaf}".lstrip("/")
+        return restore.get(leaf, variable)
+
+    def split(self, variable: str) -> tuple[str, str]:
+        """Return the name of a variable's layer, and the rest of its name."""
+        layer = self._layer_of[variable]
+        return layer, variable.removeprefix(f"{layer}/")
+
+    def keras_layer(self, name: str) -> Any:
+        """Return the Keras layer of a name with slashes."""
+        return self.model.get_layer(name.replace("/", "."))
 
     def summary(self) -> str:
         """Return a table of all variables: shape, policy, and where they come from."""
@@ -210,8 +234,10 @@ class Network(Primitives):
 
         Args:
             name: Joined to the names of the scopes around it by slashes.
-            restore: True, False, or the scope's full name in the pretrained file, ""
-                for a file whose names begin inside the scope.
+            restore: True for the own name, False, the scope's full name in the
+                pretrained file ("" for a file whose names begin inside the scope),
+                full names by the path of a layer or variable inside the scope, or
+                "classes" for a last layer that keeps the classes that the file knows.
             lr_mult: Factor on the learning rate, at least 0.
             weight_decay: Decay of the kernels, at least 0.
 
@@ -233,6 +259,7 @@ class Network(Primitives):
         *,
         scope: str,
         policy: Mapping[str, Any] | None = None,
+        call: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> Any:
         """Add any Keras layer; the primitives are made with this.
@@ -242,6 +269,7 @@ class Network(Primitives):
             inputs: One Keras tensor, or a list where the layer takes several.
             scope: Name of the layer in the current scope.
             policy: Its own `restore`, `lr_mult`, `weight_decay`.
+            call: Further arguments of its call.
             **settings: Arguments of the layer's constructor.
 
         Returns:
@@ -266,7 +294,7 @@ class Network(Primitives):
         lr_mult = self._multiplier(inner)
         self.policies[inner.path] = Policy(
             lr_mult=lr_mult,
-            restore=inner.source_name,
+            restore=inner.restore,
             weight_decay=(
                 self.options.weight_decay
                 if inner.weight_decay is None
@@ -280,7 +308,7 @@ class Network(Primitives):
                 **with_seed(settings, seed),
             )
             layer.trainable = lr_mult > 0
-            return layer(inputs)
+            return layer(inputs, **(call or {}))
 
     def _preprocess(self, images: Any) -> Any:
         std = np.asarray(self.std)
@@ -322,6 +350,18 @@ class Network(Primitives):
                     name = f"{path}/random{number}/{leaf}"
                 self.variables[name] = variable
                 self._layer_of[name] = path
+
+    def _find_layout(self, name: str | None) -> Layout | None:
+        if name is None:
+            return self.layouts[0] if self.layouts else None
+        for layout in self.layouts:
+            if layout.name == name:
+                return layout
+        names = [layout.name for layout in self.layouts]
+        raise ValueError(
+            f"`layout` of `{type(self).__name__}` must be one of {names}. "
+            f"Received: layout={name!r}"
+        )
 
     def _checked_logits(self, logits: Any) -> Any:
         name = type(self).__name__

@@ -126,6 +126,20 @@ class LayerOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class RestoreOptions:
+    """How the pretrained file is taken in; all of it by name."""
+
+    missing: Literal["error", "initialise"] = "error"
+    """What becomes of a variable that should be restored and is not in the file."""
+    unused: Literal["error", "ignore"] = "error"
+    """What becomes of a name in the file among those that are used."""
+    dialect: Literal["keras", "tensorflow", "torch"] | None = None
+    """Whose names and array layouts the file has; None: it is recognised."""
+    layout: str | None = None
+    """Form of a canonical network, e.g. `torchvision`; None: the file's."""
+
+
+@dataclasses.dataclass(frozen=True)
 class OptimizerOptions:
     """How gradients become updates."""
 

@@ -2,8 +2,12 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
 
-Restore = bool | str
+Restore = bool | str | Mapping[str, str]
+
+CLASSES = "classes"
+"""`restore="classes"` keeps the rows of the last layer whose class names are known."""
 
 _NAME = re.compile(r"[\w-]+(/[\w-]+)*")
 
@@ -14,12 +18,13 @@ class Policy:
 
     Attributes:
         lr_mult: Factor on the learning rate; 0 freezes the layer.
-        restore: Name of the layer in a pretrained file; None to initialise.
+        restore: True for the own name, the layer's name in a pretrained file, names
+            of its variables there by leaf, `classes`, or False to initialise.
         weight_decay: Decay of the kernel.
     """
 
     lr_mult: float
-    restore: str | None
+    restore: Restore
     weight_decay: float
 
 
@@ -29,7 +34,8 @@ class Scope:
 
     Attributes:
         path: Names from the outermost scope on, joined by slashes.
-        restore: True for the own name, the full name in the source, or False.
+        restore: True for the own name, the full name in the source, names by the
+            path inside this scope, or False.
         lr_mult: Factor on the learning rate.
         weight_decay: Decay of kernels; None: that of the options.
     """
@@ -65,19 +71,25 @@ class Scope:
                     f"`{what}` of `{path}` must be at least 0 (a `lr_mult` of 0 "
                     f"freezes the layer). Received: {what}={value}"
                 )
-        inherited = self.restore
-        if isinstance(inherited, str):
-            inherited = f"{inherited}/{name}".lstrip("/")
         return Scope(
             path=path,
-            restore=inherited if restore is None else restore,
+            restore=_inside(self.restore, name) if restore is None else restore,
             lr_mult=self.lr_mult if lr_mult is None else lr_mult,
             weight_decay=self.weight_decay if weight_decay is None else weight_decay,
         )
 
-    @property
-    def source_name(self) -> str | None:
-        """The scope's name in a pretrained file; None where it is not restored."""
-        if self.restore is False:
-            return None
-        return self.path if self.restore is True else self.restore
+
+def _inside(restore: Restore, name: str) -> Restore:
+    """Return what a scope's `restore` means for the scope `name` in it."""
+    if isinstance(restore, bool) or restore == CLASSES:
+        return restore
+    if isinstance(restore, str):
+        return f"{restore}/{name}".lstrip("/")
+    if name in restore:
+        return restore[name]
+    inner = {
+        key.removeprefix(f"{name}/"): value
+        for key, value in restore.items()
+        if key.startswith(f"{name}/")
+    }
+    return inner or True  # what is not named keeps its own name

@@ -7,7 +7,10 @@ from typing import Any, Literal
 
 import keras
 
+from worklab import adoption
+from worklab.adoption import Rules
 from worklab.layers import BatchNormalization
+from worklab.policies import Restore
 
 Padding = Literal["same", "valid", "symmetric"]
 
@@ -18,14 +21,19 @@ class Primitives(abc.ABC):
     Every method takes and returns Keras tensors (batch, height, width, channels), or
     (batch, channels) after `global_pool`. Layers with variables take, beside `scope`,
     their own `restore`, `lr_mult` and `weight_decay`; see `Network.scope`.
+
+    Attributes:
+        epsilon: Of batch normalisation where a layer gives none.
     """
+
+    epsilon: float = 1e-5
 
     @abc.abstractmethod
     def scope(
         self,
         name: str,
         *,
-        restore: bool | str | None = None,
+        restore: Restore | None = None,
         lr_mult: float | None = None,
         weight_decay: float | None = None,
     ) -> contextlib.AbstractContextManager[None]:
@@ -39,6 +47,7 @@ class Primitives(abc.ABC):
         *,
         scope: str,
         policy: Mapping[str, Any] | None = None,
+        call: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> Any:
         """Add a Keras layer to the current scope."""
@@ -106,7 +115,7 @@ class Primitives(abc.ABC):
         inputs: Any,
         *,
         momentum: float = 0.9,
-        epsilon: float = 1e-5,
+        epsilon: float | None = None,
         scope: str = "bn",
         **policy: Any,
     ) -> Any:
@@ -117,7 +126,7 @@ class Primitives(abc.ABC):
             scope=scope,
             policy=policy,
             momentum=momentum,
-            epsilon=epsilon,
+            epsilon=self.epsilon if epsilon is None else epsilon,
         )
 
     def pool_layer(
@@ -226,6 +235,45 @@ class Primitives(abc.ABC):
         """Add tensors of one shape, e.g. a shortcut to a block's output."""
         return self.layer(keras.layers.Add, inputs, scope=scope)
 
+    def adopt(
+        self,
+        model: keras.Model,
+        inputs: Any,
+        *,
+        restore: Rules = (),
+        lr_mult: Rules = (),
+        weight_decay: Rules = (),
+    ) -> Any:
+        r"""Build the layers of a Keras model here, under their own names.
+
+        The model gives the structure; its values are not taken. Rules are pairs of a
+        pattern, which must fit a layer's whole name, and a value; the first that fits
+        a layer holds, and where none fits, the scope around.
+
+        Args:
+            model: Functional or sequential, e.g. one of `keras.applications` made
+                with `weights=None, include_top=False`.
+            inputs: What the model is to see, instead of its own input.
+            restore: Values as for `scope`; in a name, `\1` stands for what the first
+                group of the pattern fits.
+            lr_mult: Multipliers, e.g. `[("conv5_.*", 0.1), (".*", 0.0)]`.
+            weight_decay: Decays of kernels.
+
+        Returns:
+            The model's output for the inputs.
+
+        Raises:
+            ValueError: If the model is not functional, or a pattern fits no layer.
+        """
+        return adoption.adopt(
+            self,
+            model,
+            inputs,
+            restore=restore,
+            lr_mult=lr_mult,
+            weight_decay=weight_decay,
+        )
+
     # === Blocks: several layers under one scope ===
 
     def conv_block(
@@ -258,23 +306,30 @@ class Primitives(abc.ABC):
         strides: int = 1,
         bottleneck: bool = False,
         expansion: int = 4,
+        strides_on: Literal["3x3", "1x1"] = "3x3",
+        shortcut: Literal["conv", "pool"] = "conv",
     ) -> Any:
         """Add a shortcut to two (basic) or three (bottleneck) convolutions, then ReLU.
 
         Args:
             inputs: (batch, height, width, channels).
             filters: Of the 3x3 convolutions.
-            strides: Of the first 3x3 convolution and of the shortcut.
+            strides: Of one convolution and of the shortcut.
             bottleneck: 1x1, 3x3, 1x1 with `expansion` times the filters at the end.
             expansion: Of the bottleneck's last convolution.
+            strides_on: Which convolution of the bottleneck has the strides: "3x3"
+                ("v1.5", as in torchvision) or the first "1x1" (as in the paper).
 
-        Source: He et al. 2016, arXiv:1512.03385, figure 5. The stride is on the 3x3
-            convolution ("v1.5", as in torchvision), the shortcut is a 1x1 convolution
-            where the shape changes.
+            shortcut: What it goes through where the size changes and the channels do
+                not: a 1x1 convolution, or nothing but a choice of pixels.
+
+        Source: He et al. 2016, arXiv:1512.03385, figure 5, and options A and B of
+            section 4.1.
         """
         outputs = filters * expansion if bottleneck else filters
         if bottleneck:
-            layers = [("a", filters, 1, 1), ("b", filters, 3, strides)]
+            first, second = (strides, 1) if strides_on == "1x1" else (1, strides)
+            layers = [("a", filters, 1, first), ("b", filters, 3, second)]
         else:
             layers = [("a", filters, 3, strides)]
         x = inputs
@@ -283,13 +338,15 @@ class Primitives(abc.ABC):
                 x = self.conv_block(x, width, kernel_size, strides=stride)
         with self.scope("c" if bottleneck else "b"):
             x = self.conv_block(x, outputs, 1 if bottleneck else 3, activation=None)
-        shortcut = inputs
-        if strides != 1 or inputs.shape[-1] != outputs:
+        widens, shrinks = inputs.shape[-1] != outputs, strides != 1
+        if widens or (shrinks and shortcut == "conv"):
             with self.scope("shortcut"):
-                shortcut = self.conv_block(
+                inputs = self.conv_block(
                     inputs, outputs, 1, strides=strides, activation=None
                 )
-        return self.activation(self.add([x, shortcut]))
+        elif shrinks:
+            inputs = self.pool_layer(inputs, 1, strides=strides, scope="shortcut")
+        return self.activation(self.add([x, inputs]))
 
     def _pad_symmetric(
         self, inputs: Any, kernel_size: int | tuple[int, int], scope: str

@@ -25,9 +25,10 @@ from worklab.options import (
     DataOptions,
     LayerOptions,
     ReaderOptions,
+    RestoreOptions,
     SessionOptions,
 )
-from worklab.pretrained import ImportReport
+from worklab.pretrained import ImportReport, open_weights, recognise_layout
 from worklab.reader import Reader
 from worklab.readers import JsonListReader
 
@@ -147,6 +148,7 @@ class RunSetup:
         augment: Random changes in training.
         layers: Multipliers and decay.
         session: Precision and seed.
+        restore: Form of a canonical network.
     """
 
     class_names: list[str]
@@ -156,6 +158,7 @@ class RunSetup:
     augment: AugmentOptions
     layers: LayerOptions
     session: SessionOptions
+    restore: RestoreOptions = RestoreOptions()
 
 
 def read_run(run: Path, *, data_folder: Path | None = None) -> RunSetup:
@@ -224,6 +227,36 @@ class Setup(Protocol):
     def session(self) -> SessionOptions:
         """Precision and seed."""
 
+    @property
+    def restore(self) -> RestoreOptions:
+        """Form of a canonical network."""
+
+
+def with_layout(options: Any) -> Any:
+    """Return a launcher's options with the layout of its pretrained file.
+
+    A canonical network is made in the form that the weights were trained in. A run
+    that has begun keeps its form, also when the file is gone.
+
+    Raises:
+        ValueError: If the pretrained file cannot be read.
+    """
+    layouts = load_network_class(options.network).layouts
+    if options.restore.layout is not None or not layouts:
+        return options
+    path = options.run / "run.json"
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))["options"]
+        layout = before.get("restore", {}).get("layout")
+    elif options.pretrained is None:
+        return options
+    else:
+        with open_weights(options.pretrained) as weights:
+            found = recognise_layout(layouts, list(weights))
+        layout = None if found is None else found.name
+    restore = dataclasses.replace(options.restore, layout=layout)
+    return dataclasses.replace(options, restore=restore)
+
 
 def make_reader(split: str, class_names: Sequence[str], setup: Setup) -> JsonListReader:
     """Return a reader of the list of a split: `train`, `valid` or `test`."""
@@ -270,6 +303,7 @@ def _make_network(
         num_features=num_features,
         precision=setup.session.precision,
         seed=setup.session.seed,
+        layout=setup.restore.layout,
         options=setup.layers,
     )
 

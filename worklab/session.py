@@ -19,11 +19,12 @@ from worklab.checkpoints import (
 )
 from worklab.locks import RunLock
 from worklab.network import Network
-from worklab.options import SessionOptions
+from worklab.options import RestoreOptions, SessionOptions
 from worklab.pretrained import ImportReport, import_weights
 from worklab.stopping import StopRequested, StopSignals
 
 _logger = logging.getLogger(__name__)
+_STRICT = RestoreOptions()
 
 
 class Stateful(Protocol):
@@ -107,6 +108,7 @@ class Session:
         class_names: Sequence[str],
         *,
         pretrained: Path | None = None,
+        restore: RestoreOptions = _STRICT,
     ) -> ImportReport | None:
         """Give every variable its first value, in the order of the numbered cases.
 
@@ -114,6 +116,7 @@ class Session:
             network: Whose variables are tracked and, in case 2, loaded.
             class_names: Names in label order; a checkpoint must have the same.
             pretrained: Weights file of case 2.
+            restore: How that file is taken in.
 
         Returns:
             The import report, where the pretrained file was loaded.
@@ -140,7 +143,9 @@ class Session:
         # 2. A pretrained file is given: the layers that say so are loaded from it.
         #    `restore_anyway` does this after case 1 too, to the weights alone.
         if pretrained is not None and (not resumed or self.options.restore_anyway):
-            report = import_weights(network, pretrained)
+            report = import_weights(
+                network, pretrained, restore, class_names=class_names
+            )
         # 3. All else has been initialised from the seed, layer by layer.
         device = runtime.describe_device(self.options.precision)
         if resumed:

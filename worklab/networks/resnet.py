@@ -5,6 +5,13 @@ Source: He et al. 2016, arXiv:1512.03385; section 4.2 for CIFAR, table 1 for Ima
 
 from typing import Any
 
+from worklab.layouts import (
+    CAFFE_PREPROCESSING,
+    SLIM_PREPROCESSING,
+    TORCH_PREPROCESSING,
+    Layout,
+    Preprocessing,
+)
 from worklab.network import Network
 
 
@@ -66,42 +73,147 @@ class ResNet56(CifarResNet):
     blocks = 9
 
 
+# === Layouts: what others call these layers, and where their networks differ ===
+
+
+def _place(layer: str) -> tuple[int, int, str]:
+    """Return stage, block and convolution of a layer such as `stage1/block2/a/bn`."""
+    stage, block, conv, _ = layer.split("/")
+    return int(stage.removeprefix("stage")), int(block.removeprefix("block")), conv
+
+
+def _torchvision_name(layer: str) -> str:
+    is_norm = layer.endswith("/bn")
+    if layer == "logits":
+        return "fc"
+    if layer.startswith("stem/"):
+        return "bn1" if is_norm else "conv1"
+    stage, block, conv = _place(layer)
+    if conv == "shortcut":
+        name = "downsample.1" if is_norm else "downsample.0"
+    else:
+        name = f"{'bn' if is_norm else 'conv'}{'abc'.index(conv) + 1}"
+    return f"layer{stage}.{block - 1}.{name}"
+
+
+def _keras_name(layer: str) -> str:
+    kind = "bn" if layer.endswith("/bn") else "conv"
+    if layer == "logits":
+        return "predictions"
+    if layer.startswith("stem/"):
+        return f"conv1_{kind}"
+    stage, block, conv = _place(layer)
+    number = ["shortcut", "a", "b", "c"].index(conv)
+    return f"conv{stage + 1}_block{block}_{number}_{kind}"
+
+
+def _ry_name(layer: str) -> str:
+    if layer == "logits":
+        return "fc"
+    if layer.startswith("stem/"):
+        return "scale1"
+    stage, block, conv = _place(layer)
+    return f"scale{stage + 1}/block{block}/{conv}"
+
+
+def _slim_layout(depth: int) -> Layout:
+    root = f"resnet_v1_{depth}"
+
+    def name(layer: str) -> str:
+        if layer == "logits":
+            return f"{root}/logits"
+        convolution = f"{root}/conv1"
+        if not layer.startswith("stem/"):
+            stage, block, conv = _place(layer)
+            last = "shortcut" if conv == "shortcut" else f"conv{'abc'.index(conv) + 1}"
+            convolution = f"{root}/block{stage}/unit_{block}/bottleneck_v1/{last}"
+        return f"{convolution}/BatchNorm" if layer.endswith("/bn") else convolution
+
+    return Layout(
+        "slim",
+        rf"{root}/block1/unit_1/bottleneck_v1/conv1/weights",
+        name,
+        SLIM_PREPROCESSING,
+        settings={"strides_on": "last", "pool_padding": "same"},
+    )
+
+
+TORCHVISION = Layout(
+    "torchvision",  # and timm's
+    r"layer1\.0\.conv1\.weight",
+    _torchvision_name,
+    TORCH_PREPROCESSING,
+)
+KERAS = Layout(
+    "keras",
+    r"(.*/)?conv2_block1_0_conv/kernel",
+    _keras_name,
+    CAFFE_PREPROCESSING,
+    epsilon=1.001e-5,
+    settings={"strides_on": "1x1"},
+)
+RY = Layout(
+    "ry",  # ry/tensorflow-resnet, which pads and divides otherwise than Caffe
+    r"scale2/block1/a/weights",
+    _ry_name,
+    Preprocessing((123.1516, 115.9029, 103.0626), (1.0,), "BGR"),
+    epsilon=1e-3,
+    settings={"strides_on": "1x1", "stem_padding": "same", "pool_padding": "same"},
+)
+CAFFE = Layout(
+    "caffe",  # the names are ry's, but the answers Caffe's: only if it is named
+    RY.sign,
+    _ry_name,
+    RY.preprocessing,
+    settings={"strides_on": "1x1", "pool_padding": "same"},
+)
+
+
 class ImageNetResNet(Network):
     """ResNet for images of about 224x224: four stages.
 
     Scopes: `stem`, `stage1/block1` ... `stage4/blockN`, `logits`. All layers restore
-    under their own names but `logits`, which is fresh. The stride of a bottleneck is
-    on its 3x3 convolution ("v1.5", as in torchvision).
+    under their own names but `logits`, which is fresh; from a file of one of the
+    `layouts`, under the names that they have there.
 
     Attributes:
         blocks: Residual blocks in each stage.
         bottleneck: Whether blocks are bottlenecks.
         lr_mults: Multipliers of stem and stages.
 
-    Source: arXiv:1512.03385, table 1.
+    Source: arXiv:1512.03385, table 1. The layouts differ in where a stage has its
+        stride: on the first 3x3 convolution ("v1.5", torchvision), on the first 1x1
+        (the paper, Keras, Caffe), or on the 3x3 of the stage's last block (slim).
     """
 
     blocks: tuple[int, int, int, int]
     bottleneck: bool
     lr_mults: tuple[float, float, float, float, float] = (1.0, 1.0, 1.0, 1.0, 1.0)
-
-    # Mean and deviation of ImageNet's training images, RGB, as torchvision has them.
-    mean = (123.675, 116.28, 103.53)
-    std = (58.395, 57.12, 57.375)
+    layouts: tuple[Layout, ...] = (TORCHVISION,)
 
     def _construct(self, images: Any) -> Any:
+        settings = self.layout.settings if self.layout is not None else {}
+        strides_on = settings.get("strides_on", "3x3")
         with self.scope("stem", lr_mult=self.lr_mults[0]):
-            x = self.conv_block(images, 64, 7, strides=2)
-            x = self.pool_layer(x, 3, strides=2, padding="symmetric")
+            padding = settings.get("stem_padding", "symmetric")
+            x = self.conv_block(images, 64, 7, strides=2, padding=padding)
+            padding = settings.get("pool_padding", "symmetric")
+            x = self.pool_layer(x, 3, strides=2, padding=padding)
         for stage, blocks in enumerate(self.blocks, start=1):
             with self.scope(f"stage{stage}", lr_mult=self.lr_mults[stage]):
+                if strides_on == "last":
+                    shrinking = blocks if stage < 4 else None
+                else:
+                    shrinking = 1 if stage > 1 else None
                 for block in range(1, blocks + 1):
                     with self.scope(f"block{block}"):
                         x = self.residual_block(
                             x,
                             64 * 2 ** (stage - 1),
-                            strides=2 if stage > 1 and block == 1 else 1,
+                            strides=2 if block == shrinking else 1,
                             bottleneck=self.bottleneck,
+                            strides_on="1x1" if strides_on == "1x1" else "3x3",
+                            shortcut="pool" if strides_on == "last" else "conv",
                         )
         x = self.global_pool(x)
         return self.full_layer(x, self.num_classes, scope="logits", restore=False)
@@ -126,6 +238,7 @@ class ResNet50(ImageNetResNet):
 
     blocks = (3, 4, 6, 3)
     bottleneck = True
+    layouts = (TORCHVISION, KERAS, _slim_layout(50), RY, CAFFE)
 
 
 class ResNet101(ImageNetResNet):
@@ -133,6 +246,7 @@ class ResNet101(ImageNetResNet):
 
     blocks = (3, 4, 23, 3)
     bottleneck = True
+    layouts = (TORCHVISION, KERAS, _slim_layout(101), RY, CAFFE)
 
 
 class ResNet152(ImageNetResNet):
@@ -140,3 +254,4 @@ class ResNet152(ImageNetResNet):
 
     blocks = (3, 8, 36, 3)
     bottleneck = True
+    layouts = (TORCHVISION, KERAS, _slim_layout(152), RY, CAFFE)

@@ -1,6 +1,20 @@
 """Pretrained weights: files as {name: array}, the mapping, the import report."""
 
-from worklab.pretrained.files import read_weights
-from worklab.pretrained.mapping import ImportReport, ImportRow, import_weights
+from worklab.pretrained.files import open_weights, read_weights
+from worklab.pretrained.mapping import (
+    ImportReport,
+    ImportRow,
+    import_weights,
+    recognise_layout,
+)
+from worklab.pretrained.weights_file import WeightsFile
 
-__all__ = ["ImportReport", "ImportRow", "import_weights", "read_weights"]
+__all__ = [
+    "ImportReport",
+    "ImportRow",
+    "WeightsFile",
+    "import_weights",
+    "open_weights",
+    "read_weights",
+    "recognise_layout",
+]

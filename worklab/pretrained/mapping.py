@@ -2,14 +2,48 @@
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from worklab.layouts import Layout
 from worklab.network import Network
-from worklab.pretrained.files import read_weights
+from worklab.options import RestoreOptions
+from worklab.policies import CLASSES
+from worklab.pretrained.dialects import (
+    DIALECTS,
+    Dialect,
+    Translation,
+    following_batch_norm,
+    recognise_dialect,
+)
+from worklab.pretrained.files import WeightsFile, open_weights
+
+Action = Literal[
+    "copied",
+    "transposed",
+    "reshaped",
+    "sliced",
+    "combined",
+    "folded",
+    "filled",
+    "skipped",
+    "initialised",
+    "missing",
+    "shape",
+]
+_WRONG = ("missing", "shape")
+_STRICT = RestoreOptions()
+
+# What files hold beside weights, in any framework.
+_NOBODY_NEEDS = re.compile(
+    r"^optimizer/|(^|/)(global_step|iterations|learning_rate|save_counter)$"
+    r"|/(Momentum|RMSProp(_1)?|Adam(_1)?|ExponentialMovingAverage)$"
+    r"|(^|\.)num_batches_tracked$|/seed_generator_state$"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,14 +52,16 @@ class ImportRow:
 
     Attributes:
         variable: Its name in the network.
-        source: Its name in the file; None where it was to be initialised.
-        action: `restored`, `initialised`, or what is wrong: `missing`, `shape`.
-        detail: Shapes or near names, for what is wrong.
+        sources: Its names in the file; none where it is initialised.
+        rule: What led there, e.g. `own name`, `restore='conv1'`, `layout slim`.
+        action: What was done, or what is wrong: `missing`, `shape`.
+        detail: More, for a person.
     """
 
     variable: str
-    source: str | None
-    action: Literal["restored", "initialised", "missing", "shape"]
+    sources: tuple[str, ...]
+    rule: str
+    action: Action
     detail: str = ""
 
 
@@ -35,88 +71,378 @@ class ImportReport:
 
     Attributes:
         path: The file.
+        format: Kind of the file.
+        dialect: Whose names and array layouts it has.
+        layout: Which form of the canonical network it has; None: no such network.
         rows: One for each variable.
         unused: Names in the file that no variable asked for.
     """
 
     path: Path
+    format: str
+    dialect: str
+    layout: str | None
     rows: tuple[ImportRow, ...]
     unused: tuple[str, ...]
 
-    def count(self, action: str) -> int:
-        """Return how many variables an action befell."""
-        return sum(row.action == action for row in self.rows)
+    def count(self, *actions: str) -> int:
+        """Return how many variables these actions befell."""
+        return sum(row.action in actions for row in self.rows)
+
+    def table(self) -> str:
+        """Return a line for each variable, and for each unused name."""
+        lines = [
+            f"  {row.variable} <- {', '.join(row.sources) or '-'}: {row.action}"
+            f" ({row.rule}{', ' if row.detail else ''}{row.detail})"
+            for row in self.rows
+        ]
+        return "\n".join([*lines, *(f"  unused: {name}" for name in self.unused)])
 
     def __str__(self) -> str:
+        fresh = self.count("skipped", "initialised")
+        kind = self.format if self.layout is None else f"{self.format}, {self.layout}"
         lines = [
-            f"{self.path}: {self.count('restored')} variables restored, "
-            f"{self.count('initialised')} initialised, "
-            f"{len(self.unused)} names in the file unused"
+            f"{self.path} ({kind}): {len(self.rows) - fresh} variables restored, "
+            f"{fresh} initialised, {len(self.unused)} names in the file unused"
         ]
         lines += [
             f"  initialised: {row.variable}"
             for row in self.rows
-            if row.action == "initialised"
+            if row.action in ("skipped", "initialised")
         ]
-        lines += [f"  unused: {name}" for name in self.unused]
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"  unused: {name}" for name in self.unused)])
 
 
-def import_weights(network: Network, path: Path) -> ImportReport:
+def import_weights(
+    network: Network,
+    path: Path,
+    options: RestoreOptions = _STRICT,
+    *,
+    class_names: Sequence[str] = (),
+) -> ImportReport:
     """Load a weights file into a network, by name, as its layers say.
 
     Each layer whose `restore` is not False must find all its variables, with their
-    shapes; otherwise nothing at all is loaded.
+    shapes, and leave none of the same layer unused; otherwise nothing at all is
+    loaded.
+
+    Args:
+        network: Its variables take the values.
+        path: A file of any format that `open_weights` reads.
+        options: Whose names the file has, and what may be missing.
+        class_names: Of the network's last layer, for `restore="classes"`.
 
     Returns:
         The report, one row for each variable.
 
     Raises:
-        ValueError: If a variable that should be restored is missing in the file or
-            has another shape there; lists them all, with near names.
+        ValueError: If a variable or a name in the file is left unexplained; lists
+            them all, with near names.
     """
-    arrays = {
-        name: array
-        for name, array in read_weights(path).items()
-        if not name.startswith("optimizer/")
-    }
-    rows = [_match(network, name, arrays) for name in network.variables]
-    used = {row.source for row in rows}
-    report = ImportReport(Path(path), tuple(rows), tuple(sorted(set(arrays) - used)))
-    wrong = [row for row in rows if row.action in ("missing", "shape")]
-    if wrong:
-        table = "\n".join(
-            f"  {row.variable} <- {row.source}: {row.detail}" for row in wrong
-        )
-        raise ValueError(
-            f"`{path}` does not have all that the network wants to restore; nothing "
-            "was loaded. Give the layers their names in the file by `restore=`, or "
-            f"`restore=False` to initialise them. Received: {len(wrong)} variables "
-            f"unexplained:\n{table}"
-        )
-    for row in rows:
-        if row.action == "restored":
-            network.variables[row.variable].assign(arrays[row.source or ""])
+    with open_weights(path) as weights:
+        plan = _Plan(network, weights, options, class_names)
+        report = plan.report()
+        _refuse_unexplained(report, plan, options)
+        for variable, translation in plan.translations.items():
+            array = plan.value(variable, translation)
+            network.variables[variable].assign(array)
     return report
 
 
-def _match(
-    network: Network, variable: str, arrays: Mapping[str, np.ndarray]
-) -> ImportRow:
-    source = network.source(variable)
-    if source is None:
-        return ImportRow(variable, None, "initialised")
-    shape = tuple(network.variables[variable].shape)
-    if source not in arrays:
-        near = difflib.get_close_matches(source, list(arrays), n=3, cutoff=0.5)
-        return ImportRow(
-            variable, source, "missing", f"not in the file; near names: {near}"
+def recognise_layout(layouts: Sequence[Layout], names: Sequence[str]) -> Layout | None:
+    """Return the first layout that a name in the file is the sign of, or None."""
+    for layout in layouts:
+        sign = re.compile(layout.sign)
+        if any(sign.fullmatch(name) for name in names):
+            return layout
+    return None
+
+
+class _Plan:
+    """What is to be done for each variable, before anything is changed."""
+
+    def __init__(
+        self,
+        network: Network,
+        weights: WeightsFile,
+        options: RestoreOptions,
+        class_names: Sequence[str],
+    ) -> None:
+        self.network = network
+        self.weights = weights
+        self.options = options
+        self.class_names = list(class_names)
+        self.names = set(weights)
+        self.dialect = _find_dialect(self.names, options)
+        self.layout = _find_layout(network, self.names)
+        self.translations: dict[str, Translation] = {}
+        self.folded: dict[str, str] = {}  # moving means, and the biases they take in
+        self.used: set[str] = set()
+        self.explained: set[str] = set()  # of layers that are to be initialised
+        self.rows = [self._row(name) for name in network.variables]
+        self._fold_biases()
+
+    def report(self) -> ImportReport:
+        unused = self.names - self.used - self.explained
+        return ImportReport(
+            self.weights.path,
+            self.weights.format,
+            self.dialect.name,
+            None if self.layout is None else self.layout.name,
+            tuple(self.rows),
+            tuple(sorted(n for n in unused if not self._is_needless(n))),
         )
-    if arrays[source].shape != shape:
+
+    def value(self, variable: str, translation: Translation) -> np.ndarray:
+        arrays = [self.weights[name] for name in translation.names]
+        array = translation.convert(*arrays)
+        if variable in self.folded:
+            array = array - self.weights[self.folded[variable]]
+        epsilons = self._epsilons(variable)
+        if epsilons is not None:
+            array = array + (epsilons[0] - epsilons[1])
+        return array
+
+    def _row(self, variable: str) -> ImportRow:
+        policy = self.network.policy(variable)
+        layer, leaf = self.network.split(variable)
+        if variable.endswith("/seed_generator_state"):
+            return ImportRow(variable, (), "random generator", "initialised")
+        found = self._find(variable, layer, leaf)
+        if policy.restore is False:
+            names = () if found is None else found.names
+            self.explained.update(names)
+            return ImportRow(variable, names, "restore=False", "skipped")
+        rule = self._rule(policy.restore)
+        if found is None:
+            return self._row_of_missing(variable, layer, leaf, rule)
+        if policy.restore == CLASSES:
+            return self._row_of_classes(variable, found, rule)
+        return self._row_of_found(variable, found, rule)
+
+    def _row_of_found(self, variable: str, found: Translation, rule: str) -> ImportRow:
+        self.used.update(found.names)
+        wanted = tuple(self.network.variables[variable].shape)
+        shapes = [self.weights.shape(name) for name in found.names]
+        try:
+            # Of one byte each, as only the shape of the result matters.
+            arrays = [np.broadcast_to(np.int8(0), shape) for shape in shapes]
+            shape = found.convert(*arrays).shape
+        except ValueError:
+            shape = shapes[0]
+        if shape != wanted:
+            return ImportRow(
+                variable,
+                found.names,
+                rule,
+                "shape",
+                f"shape {shapes[0]} in the file, {wanted} in the network",
+            )
+        self.translations[variable] = found
+        epsilons = self._epsilons(variable)
+        detail = "" if epsilons is None else "moved from epsilon {:g} to {:g}"
+        action = _action(found, shapes[0], wanted)
         return ImportRow(
-            variable,
-            source,
-            "shape",
-            f"shape {arrays[source].shape} in the file, {shape} in the network",
+            variable, found.names, rule, action, detail.format(*(epsilons or ()))
         )
-    return ImportRow(variable, source, "restored")
+
+    def _row_of_missing(
+        self, variable: str, layer: str, leaf: str, rule: str
+    ) -> ImportRow:
+        if leaf == "gamma" and self._find(variable, layer, "moving_mean"):
+            ones = np.ones(self.network.variables[variable].shape, np.float32)
+            self.translations[variable] = Translation((), lambda: ones)
+            return ImportRow(
+                variable, (), rule, "filled", "with 1: the file has no gamma"
+            )
+        names = self._candidates(variable, layer, leaf)
+        if self.options.missing == "initialise":
+            return ImportRow(
+                variable, (), rule, "initialised", f"`{names[0]}` is not in the file"
+            )
+        near = difflib.get_close_matches(names[0], sorted(self.names), n=3, cutoff=0.5)
+        return ImportRow(
+            variable, (names[0],), rule, "missing", f"not there; near names: {near}"
+        )
+
+    def _row_of_classes(
+        self, variable: str, found: Translation, rule: str
+    ) -> ImportRow:
+        """Keep the rows (here: last axis) of the classes that the file knows."""
+        theirs, ours = self.weights.class_names, self.class_names
+        known = [name for name in ours if name in theirs]
+        self.used.update(found.names)
+        if not known:
+            detail = "the file names no class" if not theirs else "no class in common"
+            return ImportRow(variable, found.names, rule, "initialised", detail)
+        value = self.network.variables[variable].value.numpy()
+        to = [ours.index(name) for name in known]
+        taken = [theirs.index(name) for name in known]
+
+        def convert(array: np.ndarray) -> np.ndarray:
+            rows = value.astype(array.dtype)
+            rows[..., to] = found.convert(array)[..., taken]
+            return rows
+
+        self.translations[variable] = dataclasses.replace(found, convert=convert)
+        detail = f"{len(known)} of {len(ours)} classes: {', '.join(known[:5])}"
+        return ImportRow(variable, found.names, rule, "sliced", detail)
+
+    def _find(self, variable: str, layer: str, leaf: str) -> Translation | None:
+        for translation in self._translations(variable, layer, leaf):
+            if self.names.issuperset(translation.names):
+                return translation
+        return None
+
+    def _candidates(self, variable: str, layer: str, leaf: str) -> list[str]:
+        found = self._translations(variable, layer, leaf)
+        return [name for translation in found for name in translation.names]
+
+    def _translations(self, variable: str, layer: str, leaf: str) -> list[Translation]:
+        """Return how the file may hold a variable, the likeliest first."""
+        restore = self.network.policy(variable).restore
+        if isinstance(restore, Mapping):
+            if leaf in restore:
+                return [self._renamed(layer, leaf, restore[leaf])]
+            restore = True
+        if isinstance(restore, str) and restore != CLASSES:
+            source: str | None = restore
+        elif self.layout is not None:
+            source = self.layout.rename(layer)
+        else:
+            source = layer
+        if source is None:
+            return []
+        keras_layer = self.network.keras_layer(layer)
+        return list(self.dialect.translate(keras_layer, source, leaf))
+
+    def _renamed(self, layer: str, leaf: str, name: str) -> Translation:
+        """Return the usual translation of a leaf, but from a name that was given."""
+        keras_layer = self.network.keras_layer(layer)
+        usual = next(iter(self.dialect.translate(keras_layer, "", leaf)))
+        return dataclasses.replace(usual, names=(name,))
+
+    def _rule(self, restore: Any) -> str:
+        if restore is True:
+            return "own name" if self.layout is None else f"layout {self.layout.name}"
+        return f"restore={restore!r}"
+
+    def _epsilons(self, variable: str) -> tuple[float, float] | None:
+        """Return the file's epsilon and the layer's, where they differ."""
+        layer, leaf = self.network.split(variable)
+        if self.layout is None or leaf != "moving_variance":
+            return None
+        theirs, ours = self.layout.epsilon, self.network.keras_layer(layer).epsilon
+        return None if theirs == ours else (theirs, ours)
+
+    def _fold_biases(self) -> None:
+        """Let a batch norm take in the bias of the convolution before it.
+
+        Where the file's convolution has a bias and ours has none, because a batch
+        normalisation follows: (x + b) - mean = x - (mean - b).
+        """
+        rows = {row.variable: number for number, row in enumerate(self.rows)}
+        for variable in self.network.variables:
+            layer, leaf = self.network.split(variable)
+            bias = f"{layer}/bias"
+            if leaf != "kernel" or bias in self.network.variables:
+                continue
+            found = self._find(variable, layer, "bias")
+            follower = following_batch_norm(self.network.keras_layer(layer))
+            if found is None or follower is None or variable not in self.translations:
+                continue
+            mean = f"{follower.name.replace('.', '/')}/moving_mean"
+            if mean not in self.translations or found.names[0] in self.used:
+                continue
+            self.used.update(found.names)
+            self.folded[mean] = found.names[0]
+            row = self.rows[rows[mean]]
+            self.rows[rows[mean]] = dataclasses.replace(
+                row, action="folded", detail=f"less the bias `{found.names[0]}`"
+            )
+
+    def _is_needless(self, name: str) -> bool:
+        if _NOBODY_NEEDS.search(name):
+            return True
+        ignored = self.layout.ignored if self.layout is not None else ""
+        return bool(ignored) and re.search(ignored, name) is not None
+
+    def half_used(self, unused: Sequence[str]) -> list[str]:
+        """Return the unused names that stand among used ones, layer by layer.
+
+        Of a canonical layout that is every name: it is known to the last variable.
+        """
+        if self.layout is not None:
+            return list(unused)
+        inhabited = {scope for name in self.used for scope in _scopes(name)}
+        return [name for name in unused if inhabited.intersection(_scopes(name))]
+
+
+def _scopes(name: str) -> list[str]:
+    """Return the scopes around a variable: its layer, and all but the outermost."""
+    parts = re.split(r"[/.]", name)[:-1]
+    scopes = ["/".join(parts[:length]) for length in range(2, len(parts) + 1)]
+    return scopes or ["/".join(parts)]
+
+
+def _find_dialect(names: set[str], options: RestoreOptions) -> Dialect:
+    if options.dialect is None:
+        return recognise_dialect(sorted(names))
+    if options.dialect not in DIALECTS:
+        raise ValueError(
+            f"`dialect` must be one of {list(DIALECTS)}. "
+            f"Received: dialect={options.dialect!r}"
+        )
+    return DIALECTS[options.dialect]
+
+
+def _find_layout(network: Network, names: set[str]) -> Layout | None:
+    """Return the layout whose names the file has; None: it has the network's own.
+
+    Raises:
+        ValueError: If the network was made for another one.
+    """
+    found = recognise_layout(network.layouts, sorted(names))
+    made_for = network.layout
+    if found is None or made_for is None or found.sign == made_for.sign:
+        return None if found is None else made_for
+    raise ValueError(
+        f"the file is of the layout `{found.name}`, but the network was made for "
+        f"`{made_for.name}`, which pads, divides or orders differently. Make it with "
+        f"`layout='{found.name}'`. Received: layout={made_for.name!r}"
+    )
+
+
+def _action(
+    translation: Translation, shape: tuple[int, ...], wanted: tuple[int, ...]
+) -> Action:
+    if translation.action != "copied":
+        return translation.action  # type: ignore[return-value]
+    if len(shape) == len(wanted) and shape != wanted:
+        return "sliced"
+    return "copied" if shape == wanted else "reshaped"
+
+
+def _refuse_unexplained(
+    report: ImportReport, plan: _Plan, options: RestoreOptions
+) -> None:
+    wrong = [row for row in report.rows if row.action in _WRONG]
+    half = plan.half_used(report.unused) if options.unused == "error" else []
+    restored = len(report.rows) - report.count("skipped", "initialised", *_WRONG)
+    if not wrong and not half and restored:
+        return
+    lines = [
+        f"  {row.variable} <- {', '.join(row.sources)}: {row.detail}" for row in wrong
+    ]
+    lines += [f"  {name} in the file: nothing in the network takes it" for name in half]
+    if not restored and not wrong:
+        lines.append("  no layer of the network says that it is to be restored")
+    raise ValueError(
+        f"`{report.path}` ({report.format}, {report.dialect} names) and the network do "
+        "not explain each other; nothing was loaded. Give layers their names in the "
+        "file by `restore=`, or `restore=False` to initialise them; `python -m worklab "
+        "inspect FILE --network NETWORK` proposes names. To go on as it is: "
+        "`--restore.missing initialise`, `--restore.unused ignore`. "
+        f"Received: {len(wrong)} variables and {len(half)} names unexplained, "
+        f"{restored} variables explained:\n" + "\n".join(lines)
+    )
