@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -418,7 +419,7 @@ def _action(
 ) -> Action:
     if translation.action != "copied":
         return translation.action  # type: ignore[return-value]
-    if len(shape) == len(wanted) and shape != wanted:
+    if math.prod(shape) != math.prod(wanted):
         return "sliced"
     return "copied" if shape == wanted else "reshaped"
 
