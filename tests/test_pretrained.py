@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from worklab import Network
+from worklab.options import RestoreOptions
 from worklab.pretrained import import_weights, open_weights
 from worklab.pretrained.files import write_weights
 
@@ -216,3 +217,119 @@ def test_report_accounts_for_everything_in_text(path):
     assert "  initialised: logits/kernel" in rest
     assert "  unused: slow/a/conv/kernel" in rest
     assert len(rest) == 3 + 15
+
+
+# === What is unexplained ===
+
+
+def test_name_in_the_file_beside_those_of_a_used_layer_is_an_error(source, tmp_path):
+    source["slow/a/conv/scale"] = np.zeros(4, np.float32)
+    write_weights(tmp_path / "w.safetensors", source)
+    network = TinyNetwork(3, image_shape=SHAPE)
+    fresh = values(network)
+    with pytest.raises(
+        ValueError,
+        match=r"(?s)0 variables and 1 names.*slow/a/conv/scale in the file: n",
+    ):
+        import_weights(network, tmp_path / "w.safetensors")
+    assert_equal(values(network), fresh)
+    options = RestoreOptions(unused="ignore")
+    report = import_weights(network, tmp_path / "w.safetensors", options)
+    assert report.unused == ("slow/a/conv/scale",)
+
+
+def test_layer_inserted_among_used_ones_is_an_error(source, tmp_path):
+    source["slow/a/extra/kernel"] = np.zeros((1, 1, 4, 4), np.float32)
+    write_weights(tmp_path / "w.safetensors", source)
+    with pytest.raises(ValueError, match="slow/a/extra/kernel in the file"):
+        import_weights(TinyNetwork(3, image_shape=SHAPE), tmp_path / "w.safetensors")
+
+
+def test_layer_elsewhere_in_the_file_is_only_listed(source, tmp_path):
+    source["decoder/conv/kernel"] = np.zeros((1, 1, 4, 4), np.float32)
+    write_weights(tmp_path / "w.safetensors", source)
+    report = import_weights(
+        TinyNetwork(3, image_shape=SHAPE), tmp_path / "w.safetensors"
+    )
+    assert report.unused == ("decoder/conv/kernel",)
+
+
+def test_missing_variables_are_initialised_by_name_if_asked_for(source, tmp_path):
+    missing = ["slow/b/bn/beta", "slow/b/conv/kernel"]
+    for name in missing:
+        del source[name]
+    write_weights(tmp_path / "w.safetensors", source)
+    network = TinyNetwork(3, image_shape=SHAPE)
+    fresh = values(network)
+    options = RestoreOptions(missing="initialise")
+    report = import_weights(network, tmp_path / "w.safetensors", options)
+    rows = {row.variable: row for row in report.rows}
+    for name in missing:
+        assert rows[name].action == "initialised"
+        assert f"  initialised: {name}" in str(report)
+        np.testing.assert_array_equal(values(network)[name], fresh[name])
+    kernel = values(network)["slow/a/conv/kernel"]
+    np.testing.assert_array_equal(kernel, source["slow/a/conv/kernel"])
+
+
+def test_wrong_shape_is_an_error_also_when_missing_is_not(path):
+    network = make_entry(entry_restore="frozen", filters=5)
+    with pytest.raises(ValueError, match=r"\(3, 3, 3, 4\) in the file"):
+        import_weights(network, path, RestoreOptions(missing="initialise"))
+
+
+def test_names_may_be_given_by_path(path, source):
+    leaves = ("gamma", "beta", "moving_mean", "moving_variance")
+    names = {"conv": "frozen/conv"} | {f"bn/{n}": f"frozen/bn/{n}" for n in leaves}
+    network = make_entry(entry_restore=names)
+    report = import_weights(network, path)
+    rows = {row.variable: row for row in report.rows}
+    assert rows["entry/conv/kernel"].sources == ("frozen/conv/kernel",)
+    assert rows["entry/bn/beta"].sources == ("frozen/bn/beta",)
+    np.testing.assert_array_equal(
+        values(network)["entry/bn/beta"], source["frozen/bn/beta"]
+    )
+
+
+# === The last layer by class names ===
+
+
+class ClassesHead(TinyNetwork):
+    """A TinyNetwork that keeps what its last layer knows of the classes."""
+
+    def full_layer(self, *arguments, **settings):
+        return super().full_layer(*arguments, **settings | {"restore": "classes"})
+
+
+def import_head(path, class_names):
+    network = ClassesHead(len(class_names), image_shape=SHAPE, seed=3)
+    fresh = values(network)
+    report = import_weights(network, path, class_names=class_names)
+    return values(network), fresh, report
+
+
+def test_rows_of_known_classes_are_kept(source, tmp_path):
+    path = tmp_path / "w.safetensors"
+    write_weights(path, source, class_names=["circle", "square", "cross"])
+    found, fresh, report = import_head(path, ["star", "cross", "circle", "moon"])
+    for name in ("logits/kernel", "logits/bias"):
+        np.testing.assert_array_equal(found[name][..., 1], source[name][..., 2])
+        np.testing.assert_array_equal(found[name][..., 2], source[name][..., 0])
+        np.testing.assert_array_equal(
+            found[name][..., [0, 3]], fresh[name][..., [0, 3]]
+        )
+    (row,) = [row for row in report.rows if row.variable == "logits/kernel"]
+    assert (row.action, row.detail) == ("sliced", "2 of 4 classes: cross, circle")
+
+
+@pytest.mark.parametrize(
+    ("class_names", "reason"),
+    [([], "the file names no class"), (["a", "b", "c"], "no class in common")],
+)
+def test_head_is_fresh_where_no_class_is_known(source, tmp_path, class_names, reason):
+    path = tmp_path / "w.safetensors"
+    write_weights(path, source, class_names=class_names)
+    found, fresh, report = import_head(path, ["star", "moon"])
+    np.testing.assert_array_equal(found["logits/kernel"], fresh["logits/kernel"])
+    (row,) = [row for row in report.rows if row.variable == "logits/bias"]
+    assert (row.action, row.detail) == ("initialised", reason)
