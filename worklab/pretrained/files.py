@@ -12,10 +12,17 @@ from safetensors.numpy import save_file
 from worklab.pretrained.formats.keras_archive import CONFIG, WEIGHTS, open_keras
 from worklab.pretrained.formats.keras_hdf5 import is_hdf5, open_hdf5
 from worklab.pretrained.formats.numpy_archive import open_numpy
+from worklab.pretrained.formats.onnx_file import is_onnx, open_onnx
 from worklab.pretrained.formats.safetensors_file import is_safetensors, open_safetensors
 from worklab.pretrained.formats.tensorflow_checkpoint import (
     find_checkpoint,
     open_checkpoint,
+)
+from worklab.pretrained.formats.torch_file import (
+    is_torch_stream,
+    is_torch_zip,
+    open_torch_stream,
+    open_torch_zip,
 )
 from worklab.pretrained.formats.zip_members import check_members
 from worklab.pretrained.weights_file import Refusal, WeightsFile, refusing
@@ -61,10 +68,14 @@ def open_weights(path: Path) -> WeightsFile:
         return open_hdf5(path)
     if is_safetensors(path):
         return open_safetensors(path)
-    if zipfile.is_zipfile(path):
-        return _open_zip(path)
+    if is_torch_stream(path):
+        return open_torch_stream(path)
     with open(path, "rb") as file:
         start = file.read(16)
+    if start.startswith((b"PK\3\4", b"PK\5\6")):  # the latter: without members
+        return _open_zip(path)
+    if is_onnx(path):
+        return open_onnx(path)
     raise ValueError(
         f"`{path}` is not a whole weights file: it must be of {_KNOWN}. Received: "
         + (f"a file that begins with {start!r}" if start else "an empty file")
@@ -82,6 +93,8 @@ def _open_zip(path: Path) -> WeightsFile:
 def _zip_kind(members: Mapping[str, zipfile.ZipInfo]) -> _ZipOpener:
     if CONFIG in members and WEIGHTS in members:
         return open_keras
+    if is_torch_zip(members):
+        return open_torch_zip
     if members and all(name.endswith(".npy") for name in members):
         return open_numpy
     raise Refusal(

@@ -9,7 +9,7 @@ import h5py
 
 from worklab.pretrained.formats.keras_config import find_layers
 from worklab.pretrained.formats.keras_hdf5 import read_entries
-from worklab.pretrained.formats.zip_members import open_member
+from worklab.pretrained.formats.zip_members import check_sums, open_member
 from worklab.pretrained.weights_file import WeightsFile, refusing
 
 FORMAT = ".keras archive"
@@ -26,6 +26,7 @@ def open_keras(
         weights = open_member(path, archive, members[WEIGHTS])
         file = h5py.File(weights, "r")
         entries = read_entries(file, layers, members[WEIGHTS].file_size)
+        entries = check_sums(path, [members[WEIGHTS]], entries)
 
     def close() -> None:
         file.close()

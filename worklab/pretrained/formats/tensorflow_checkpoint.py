@@ -3,6 +3,7 @@
 import math
 import re
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -64,11 +65,11 @@ def open_checkpoint(path: Path) -> WeightsFile:
         else:
             shapes, graph_bytes = _read_slices(path), 0
         reader = tf.compat.v1.train.NewCheckpointReader(str(path))
-        keys = [key for key in shapes if key != _SAVE_COUNTER]
+        shapes.pop(_SAVE_COUNTER, None)
         graph = reader.get_tensor(_OBJECT_GRAPH) if graph_bytes else b""
         entries = {
             name: _entry(reader, key, *shapes[key])
-            for name, key in _names(keys, graph).items()
+            for name, key in _names(shapes, graph).items()
         }
     return WeightsFile(path, FORMAT, entries)
 
@@ -209,21 +210,22 @@ def _shape_and_dtype(shape: Any, dtype: int) -> tuple[tuple[int, ...], np.dtype]
     return sizes, np.dtype(kind.as_numpy_dtype)
 
 
-def _names(keys: list[str], graph: bytes) -> dict[str, str]:
+def _names(keys: Collection[str], graph: bytes) -> dict[str, str]:
     """Return the keys by the names people know."""
     own = {
         attribute.checkpoint_key: attribute.full_name
         for node in TrackableObjectGraph.FromString(graph).nodes
         for attribute in node.attributes
-        if attribute.full_name
+        if attribute.full_name and attribute.checkpoint_key in keys
     }
-    counts = Counter(own.get(key) for key in keys)
+    counts = Counter(own.values())
     paths = {key: key.removesuffix(_VALUE) for key in keys}
     taken = set(paths.values())
-    return {
-        own[key] if counts[own.get(key)] == 1 and own[key] not in taken else path: key
-        for key, path in paths.items()
-    }
+    names: dict[str, str] = {}
+    for key, path in paths.items():
+        name = own.get(key, path)
+        names[name if counts[name] == 1 and name not in taken else path] = key
+    return names
 
 
 def _entry(reader: Any, key: str, shape: tuple[int, ...], dtype: np.dtype) -> Entry:

@@ -1,17 +1,24 @@
 """What may stand in a zip archive that is a weights file."""
 
+import dataclasses
+import functools
 import io
 import shutil
 import tempfile
 import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
-from worklab.pretrained.weights_file import Refusal
+import numpy as np
+
+from worklab.pretrained.weights_file import Entry, Refusal
 
 _LOCAL_HEADER_BYTES = 30
 _MOST_EXPANSION = 20  # weights hardly compress; a bomb does, a thousandfold
 _SMALL_BYTES = 1 << 20
+_BUFFER_BYTES = 1 << 18  # stays in the processor's cache
 
 
 def check_members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
@@ -68,6 +75,43 @@ def find_data(file: IO[bytes], member: zipfile.ZipInfo) -> int:
         int.from_bytes(header[28:30], "little"),
     )
     return member.header_offset + _LOCAL_HEADER_BYTES + sum(lengths)
+
+
+def check_sums(
+    path: Path, members: Iterable[zipfile.ZipInfo], entries: Mapping[str, Entry]
+) -> dict[str, Entry]:
+    """Return the entries so that the first one read checks the members' sums.
+
+    A sum of zero is none: PyTorch may be told to leave them out.
+    """
+
+    @functools.cache
+    def check() -> None:
+        with open(path, "rb", buffering=0) as file:
+            for member in members:
+                _check_sum(file, member)
+
+    def checked(entry: Entry) -> Entry:
+        def read() -> np.ndarray:
+            check()
+            return entry.read()
+
+        return dataclasses.replace(entry, read=read)
+
+    return {name: checked(entry) for name, entry in entries.items()}
+
+
+def _check_sum(file: io.FileIO, member: zipfile.ZipInfo) -> None:
+    if not member.CRC or member.compress_type != zipfile.ZIP_STORED:
+        return  # what is compressed is checked as it is unpacked
+    file.seek(find_data(file, member))
+    buffer = memoryview(bytearray(_BUFFER_BYTES))
+    left, checksum = member.file_size, 0
+    while left and (count := file.readinto(buffer[:left])):
+        left -= count
+        checksum = zlib.crc32(buffer[:count], checksum)
+    if checksum != member.CRC:
+        raise Refusal("what a member holds must fit its sum", f"`{member.filename}`")
 
 
 def open_member(
