@@ -1,0 +1,1 @@
+"""Golden files: other projects' answers for weights that are made from names."""
