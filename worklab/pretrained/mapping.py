@@ -141,7 +141,7 @@ def import_weights(
             them all, with near names.
     """
     with open_weights(path) as weights:
-        plan = _Plan(network, weights, options, class_names)
+        plan = ImportPlan(network, weights, options, class_names)
         report = plan.report()
         _refuse_unexplained(report, plan, options)
         for variable, translation in plan.translations.items():
@@ -159,8 +159,15 @@ def recognise_layout(layouts: Sequence[Layout], names: Sequence[str]) -> Layout 
     return None
 
 
-class _Plan:
-    """What is to be done for each variable, before anything is changed."""
+class ImportPlan:
+    """What is to be done for each variable, before anything is changed.
+
+    Args:
+        network: Its variables are to take the values.
+        weights: The file, open.
+        options: Whose names the file has, and what may be missing.
+        class_names: Of the network's last layer, for `restore="classes"`.
+    """
 
     def __init__(
         self,
@@ -184,6 +191,7 @@ class _Plan:
         self._fold_biases()
 
     def report(self) -> ImportReport:
+        """Return what would be done, and what cannot."""
         unused = self.names - self.used - self.explained
         return ImportReport(
             self.weights.path,
@@ -195,6 +203,7 @@ class _Plan:
         )
 
     def value(self, variable: str, translation: Translation) -> np.ndarray:
+        """Return what a variable takes, read from the file."""
         arrays = [self.weights[name] for name in translation.names]
         array = translation.convert(*arrays)
         if variable in self.folded:
@@ -203,6 +212,26 @@ class _Plan:
         if epsilons is not None:
             array = array + (epsilons[0] - epsilons[1])
         return array
+
+    def fits(self, variable: str, home: str) -> bool:
+        """Return whether the file can hold a variable in a layer of this name."""
+        layer, leaf = self.network.split(variable)
+        keras_layer = self.network.keras_layer(layer)
+        wanted = tuple(self.network.variables[variable].shape)
+        return any(
+            self.names.issuperset(each.names) and self._shape(each) == wanted
+            for each in self.dialect.translate(keras_layer, home, leaf)
+        )
+
+    def _shape(self, translation: Translation) -> tuple[int, ...]:
+        """Return the shape that a translation leads to, or that of the file."""
+        shapes = [self.weights.shape(name) for name in translation.names]
+        try:
+            # Of one byte each, as only the shape of the result matters.
+            arrays = [np.broadcast_to(np.int8(0), shape) for shape in shapes]
+            return translation.convert(*arrays).shape
+        except ValueError:
+            return shapes[0]
 
     def _row(self, variable: str) -> ImportRow:
         policy = self.network.policy(variable)
@@ -224,25 +253,19 @@ class _Plan:
     def _row_of_found(self, variable: str, found: Translation, rule: str) -> ImportRow:
         self.used.update(found.names)
         wanted = tuple(self.network.variables[variable].shape)
-        shapes = [self.weights.shape(name) for name in found.names]
-        try:
-            # Of one byte each, as only the shape of the result matters.
-            arrays = [np.broadcast_to(np.int8(0), shape) for shape in shapes]
-            shape = found.convert(*arrays).shape
-        except ValueError:
-            shape = shapes[0]
-        if shape != wanted:
+        in_file = self.weights.shape(found.names[0])
+        if self._shape(found) != wanted:
             return ImportRow(
                 variable,
                 found.names,
                 rule,
                 "shape",
-                f"shape {shapes[0]} in the file, {wanted} in the network",
+                f"shape {in_file} in the file, {wanted} in the network",
             )
         self.translations[variable] = found
         epsilons = self._epsilons(variable)
         detail = "" if epsilons is None else "moved from epsilon {:g} to {:g}"
-        action = _action(found, shapes[0], wanted)
+        action = _action(found, in_file, wanted)
         return ImportRow(
             variable, found.names, rule, action, detail.format(*(epsilons or ()))
         )
@@ -425,7 +448,7 @@ def _action(
 
 
 def _refuse_unexplained(
-    report: ImportReport, plan: _Plan, options: RestoreOptions
+    report: ImportReport, plan: ImportPlan, options: RestoreOptions
 ) -> None:
     wrong = [row for row in report.rows if row.action in _WRONG]
     half = plan.half_used(report.unused) if options.unused == "error" else []
