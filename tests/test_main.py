@@ -63,10 +63,19 @@ def test_digest_of_no_run_is_an_error(tmp_path, capsys):
 
 def test_exported_weights_are_the_networks_alone(run, tmp_path, capsys):
     path = tmp_path / "weights.safetensors"
-    main(["export", str(run), str(path)])
+    main(["export", str(run), "--checkpoint", "latest", "--output", str(path)])
     assert "1 variables of" in capsys.readouterr().out
     weights = read_weights(path)
     assert list(weights) == ["stem/conv/kernel"]
     np.testing.assert_array_equal(
         weights["stem/conv/kernel"], ARRAYS["stem/conv/kernel"]
     )
+    main(["export", str(run), "--checkpoint", "1"])
+    default = run / "export" / "step-00000001.safetensors"
+    assert not read_weights(default)["stem/conv/kernel"].any()
+
+
+def test_export_without_a_best_checkpoint_is_an_error(run, capsys):
+    with pytest.raises(SystemExit):
+        main(["export", str(run)])
+    assert "nothing was validated" in capsys.readouterr().err

@@ -9,14 +9,13 @@ import keras
 import tyro
 from rich.console import Console
 
-from worklab import cli
+from worklab import cli, exporting
 from worklab.checkpoints import digest as digest_of
 from worklab.checkpoints import load_checkpoint, newest_checkpoint
 from worklab.counting import count_work
 from worklab.list_making import SPLIT_FRACTIONS, make_lists
 from worklab.lists import read_class_names, read_list
 from worklab.network import Network
-from worklab.pretrained.files import write_weights
 from worklab.runs import load_network_class, make_run_network, read_run
 
 # A table of layers needs these columns, also where a pipe has none.
@@ -69,20 +68,51 @@ def digest(path: tyro.conf.Positional[Path], /) -> None:
 
 
 def export(
-    checkpoint: tyro.conf.Positional[Path], weights: tyro.conf.Positional[Path], /
+    run: tyro.conf.Positional[Path],
+    /,
+    to: Literal[
+        "safetensors", "h5", "keras", "savedmodel", "onnx", "litert"
+    ] = "safetensors",
+    output: Path | None = None,
+    checkpoint: Literal["best", "latest"] | int = "best",
+    num_features: int | None = None,
+    overwrite: bool = False,
 ) -> None:
-    """Write the weights of a checkpoint as a pretrained file for other runs.
+    """Write a trained network as a file for elsewhere.
+
+    `safetensors` are the weights alone, as a pretrained file for other runs; `h5` is
+    what `load_weights` of the network's Keras model reads. The others are whole: uint8
+    images in, probabilities out. Each is loaded again and must answer as the network
+    does, or nothing is written.
 
     Args:
-        checkpoint: A checkpoint file, or a run, whose newest checkpoint is taken.
-        weights: The `.safetensors` file to write.
+        run: A run, or one of its checkpoint files.
+        to: Its format; `onnx` and `litert` need the extra of that name.
+        output: File, for savedmodel folder, to write; None: in the run's `export/`.
+        checkpoint: The step to export; `best` has the lowest validation loss.
+        num_features: Numbers that come with each image; None: the run's.
+        overwrite: Replace what is there.
     """
-    if checkpoint.is_dir():
-        checkpoint = newest_checkpoint(checkpoint)
-    arrays, state = load_checkpoint(checkpoint)
-    network = {k: v for k, v in arrays.items() if not k.startswith("optimizer/")}
-    write_weights(weights, network, class_names=state["class_names"])
-    print(f"{weights}: {len(network)} variables of {checkpoint}")
+    path = exporting.find_checkpoint(run, checkpoint)
+    if output is None:
+        folder = path.parent.parent / "export"
+        output = folder / f"{path.stem}{exporting.SUFFIXES[to]}"
+    if to == "safetensors":
+        count = exporting.export_weights(path, output, overwrite=overwrite)
+        print(f"{output}: {count} variables of {path}")
+        return
+    exported = exporting.export_run(
+        path, output, to=to, num_features=num_features, overwrite=overwrite
+    )
+    print(
+        f"{output}: {path.stem}, the network's answers on {exported.num_images} images "
+        f"within {exported.difference:.1e} (at most {exporting.TOLERANCE:.0e})"
+    )
+    if exported.encoded_difference is not None:
+        print(
+            f"encoded images, resized by TensorFlow: {exported.encoded_difference:.1e} "
+            f"(at most {exporting.ENCODED_TOLERANCE})"
+        )
 
 
 def flops(
