@@ -9,17 +9,20 @@ import keras
 import tyro
 from rich.console import Console
 
-from worklab import cli, exporting
+from worklab import cli, exporting, inspecting
 from worklab.checkpoints import digest as digest_of
 from worklab.checkpoints import load_checkpoint, newest_checkpoint
 from worklab.counting import count_work
 from worklab.list_making import SPLIT_FRACTIONS, make_lists
 from worklab.lists import read_class_names, read_list
 from worklab.network import Network
+from worklab.options import RestoreOptions
+from worklab.pretrained import open_weights
 from worklab.runs import load_network_class, make_run_network, read_run
 
 # A table of layers needs these columns, also where a pipe has none.
 _TABLE_WIDTH = 150
+_STRICT = RestoreOptions()
 
 
 def lists(
@@ -169,9 +172,51 @@ def _make_network(
     return make_run_network(setup, num_features=num_features)
 
 
+def inspect(
+    file: tyro.conf.Positional[Path],
+    /,
+    pattern: str = "",
+    against: Path | None = None,
+    network: str | None = None,
+    image_size: tuple[int, int] = (224, 224),
+    num_classes: int | None = None,
+    restore: RestoreOptions = _STRICT,
+) -> None:
+    """List what is in a weights file of any format, or what a network makes of it.
+
+    Args:
+        file: The weights: safetensors, TensorFlow, Keras, NumPy, PyTorch or ONNX.
+        pattern: Regular expression that the names must have somewhere.
+        against: Another weights file to compare with, name by name.
+        network: `file.py:Class` or `package.module:Class`, whose import is explained;
+            for what finds no name, names are proposed.
+        image_size: Height and width that the network sees.
+        num_classes: Of the network; None: as many as the file names, or 1000.
+        restore: How the network takes the file in.
+    """
+    console = Console(width=max(_TABLE_WIDTH, Console().width), soft_wrap=True)
+    with open_weights(file) as weights:
+        if network is not None:
+            made = inspecting.make_for(
+                load_network_class(network),
+                weights,
+                num_classes or len(weights.class_names) or 1000,
+                image_shape=(*image_size, 3),
+            )
+            for line in inspecting.explain(made, weights, restore):
+                console.print(line, markup=False, highlight=False)
+        elif against is not None:
+            with open_weights(against) as other:
+                console.print(inspecting.compare(weights, other, pattern))
+        else:
+            console.print(inspecting.list_arrays(weights, pattern))
+            console.print(inspecting.list_scopes(weights, pattern))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run one of the tools."""
     commands: dict[str, Callable[..., Any]] = {
+        "inspect": inspect,
         "digest": digest,
         "export": export,
         "flops": flops,

@@ -121,7 +121,8 @@ class Trainer:
         Raises:
             NonFiniteLoss: If a loss is not finite and `on_nan` is "stop", or going
                 back has not helped; names step and images.
-            ValueError: If `num_steps` is negative.
+            ValueError: If `num_steps` is negative, or the first batch ever has no
+                pixel above 1.
             StopRequested: If a signal came; the step before has ended.
         """
         if num_steps < 0:
@@ -200,9 +201,10 @@ class Trainer:
         self.writer.write_text(0, {"network": summary})
         if self.options.estimate_statistics:
             self.estimate_statistics(self.options.estimate_statistics)
+        images = self.reader.train_batch(0)["images"]
+        _check_range(images)
         if self.options.log_images:
-            images = self.reader.train_batch(0)["images"][:16]
-            self.writer.write_images(0, {"training batch": images})
+            self.writer.write_images(0, {"training batch": images[:16]})
         self.session.save()  # so that there is always something to go back to
 
     def _next_batch(self) -> Batch:
@@ -328,6 +330,15 @@ class _Clock:
         speed = self._images / (now - self._began)
         self._began, self._images = now, 0
         return speed
+
+
+def _check_range(images: np.ndarray) -> None:
+    if images.max() <= 1:
+        raise ValueError(
+            "the first training batch is all but black: images must be of pixels from "
+            "0 to 255; were they scaled to 0..1 before they were saved? "
+            f"Received: pixels from {images.min()} to {images.max()}"
+        )
 
 
 def _check(options: TrainingOptions) -> None:

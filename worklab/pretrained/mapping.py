@@ -14,6 +14,7 @@ from worklab.layouts import Layout
 from worklab.network import Network
 from worklab.options import RestoreOptions
 from worklab.policies import CLASSES
+from worklab.pretrained.cards import check_answers, check_preprocessing, read_card
 from worklab.pretrained.dialects import (
     DIALECTS,
     Dialect,
@@ -38,6 +39,7 @@ Action = Literal[
 ]
 _WRONG = ("missing", "shape")
 _STRICT = RestoreOptions()
+_RANDOM = "random generator"
 
 # What files hold beside weights, in any framework.
 _NOBODY_NEEDS = re.compile(
@@ -90,6 +92,16 @@ class ImportReport:
         """Return how many variables these actions befell."""
         return sum(row.action in actions for row in self.rows)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all layers but the last one have what the file holds."""
+        fresh = [row for row in self.rows if row.action in ("skipped", "initialised")]
+        layers = {
+            row.variable.rpartition("/")[0] for row in fresh if row.rule != _RANDOM
+        }
+        last = [row.variable for row in self.rows if row.rule != _RANDOM][-1]
+        return layers <= {last.rpartition("/")[0]}
+
     def table(self) -> str:
         """Return a line for each variable, and for each unused name."""
         lines = [
@@ -138,8 +150,12 @@ def import_weights(
 
     Raises:
         ValueError: If a variable or a name in the file is left unexplained; lists
-            them all, with near names.
+            them all, with near names. If a card beside the file says that the network
+            feeds or answers images otherwise.
     """
+    card = read_card(path)
+    if card is not None:
+        check_preprocessing(card, network, path)
     with open_weights(path) as weights:
         plan = ImportPlan(network, weights, options, class_names)
         report = plan.report()
@@ -147,6 +163,8 @@ def import_weights(
         for variable, translation in plan.translations.items():
             array = plan.value(variable, translation)
             network.variables[variable].assign(array)
+    if card is not None and report.is_whole:
+        check_answers(card, network, path)
     return report
 
 
@@ -183,6 +201,7 @@ class ImportPlan:
         self.names = set(weights)
         self.dialect = _find_dialect(self.names, options)
         self.layout = _find_layout(network, self.names)
+        self._first_numbers = _first_numbers(self.layout, self.names)
         self.translations: dict[str, Translation] = {}
         self.folded: dict[str, str] = {}  # moving means, and the biases they take in
         self.used: set[str] = set()
@@ -237,7 +256,7 @@ class ImportPlan:
         policy = self.network.policy(variable)
         layer, leaf = self.network.split(variable)
         if variable.endswith("/seed_generator_state"):
-            return ImportRow(variable, (), "random generator", "initialised")
+            return ImportRow(variable, (), _RANDOM, "initialised")
         found = self._find(variable, layer, leaf)
         if policy.restore is False:
             names = () if found is None else found.names
@@ -332,13 +351,20 @@ class ImportPlan:
         if isinstance(restore, str) and restore != CLASSES:
             source: str | None = restore
         elif self.layout is not None:
-            source = self.layout.rename(layer)
+            source = self._as_counted(self.layout.rename(layer))
         else:
             source = layer
         if source is None:
             return []
         keras_layer = self.network.keras_layer(layer)
         return list(self.dialect.translate(keras_layer, source, leaf))
+
+    def _as_counted(self, name: str | None) -> str | None:
+        """Return a name with the number that it has in the file; see `Layout`."""
+        stem, number = _split_number(name or "")
+        if not self._first_numbers.get(stem):
+            return name
+        return f"{stem}_{self._first_numbers[stem] + number}"
 
     def _renamed(self, layer: str, leaf: str, name: str) -> Translation:
         """Return the usual translation of a leaf, but from a name that was given."""
@@ -435,6 +461,21 @@ def _find_layout(network: Network, names: set[str]) -> Layout | None:
         f"`{made_for.name}`, which pads, divides or orders differently. Make it with "
         f"`layout='{found.name}'`. Received: layout={made_for.name!r}"
     )
+
+
+def _first_numbers(layout: Layout | None, names: set[str]) -> dict[str, int]:
+    """Return the smallest number of each name that Keras counted over a process."""
+    found: dict[str, int] = {}
+    counted = re.compile(layout.counted if layout is not None else "")
+    for stem, number in (_split_number(name.partition("/")[0]) for name in names):
+        if counted.fullmatch(stem):
+            found[stem] = min(number, found.get(stem, number))
+    return found
+
+
+def _split_number(name: str) -> tuple[str, int]:
+    stem, _, number = name.rpartition("_")
+    return (stem, int(number)) if stem and number.isdecimal() else (name, 0)
 
 
 def _action(
