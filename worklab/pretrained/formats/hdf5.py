@@ -3,12 +3,13 @@
 import math
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
 import tensorflow as tf
 
+from worklab.pretrained.formats.hdf5_headers import longest_text
 from worklab.pretrained.weights_file import Entry, Refusal
 
 _FILTERS = {
@@ -18,6 +19,7 @@ _FILTERS = {
 }
 _MOST_EXPANSION = 20  # as of a zip archive
 _SMALL_BYTES = 1 << 20
+_LONGEST_NAME = 10_000
 
 
 def child(group: Any, path: str) -> Any:
@@ -39,20 +41,21 @@ def child(group: Any, path: str) -> Any:
     return group
 
 
-def groups(group: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield all groups below a group with their paths, each once, and it itself."""
-    stack, seen = [(path, group)], set()
+def objects(group: Any) -> Iterator[tuple[str, Any]]:
+    """Yield all groups and datasets in a group by their paths; each group once."""
+    stack, seen = [("", group)], set()
     while stack:
-        path, group = stack.pop()
-        address = h5py.h5o.get_info(group.id).addr  # a group may hold itself
-        if address in seen:
-            continue
-        seen.add(address)
-        yield path, group
-        for name in reversed(list(group)):
-            below = child(group, name)
-            if isinstance(below, h5py.Group):
-                stack.append((f"{path}/{name}".strip("/"), below))
+        path, item = stack.pop()
+        if isinstance(item, h5py.Group):
+            address = h5py.h5o.get_info(item.id).addr  # a group may hold itself
+            if address in seen:
+                continue
+            seen.add(address)
+            stack += [
+                (f"{path}/{name}".lstrip("/"), child(item, name))
+                for name in reversed(list(item))
+            ]
+        yield path, item
 
 
 def entry(dataset: Any) -> Entry:
@@ -62,17 +65,18 @@ def entry(dataset: Any) -> Entry:
         Refusal: If it is not of numbers, lies outside, is compressed by other means
             than gzip, or is larger than what is stored accounts for.
     """
-    name = dataset.name if isinstance(dataset, h5py.Dataset) else str(dataset)
-    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
-        raise Refusal(f"`{name}` must be a dataset", type(dataset).__name__)
+    if dataset.shape is None:
+        raise Refusal(f"`{dataset.name}` must have a shape", "none")
     if dataset.is_virtual or dataset.external:
-        raise Refusal(f"`{name}` must lie in the file itself", "data in other files")
+        raise Refusal(
+            f"`{dataset.name}` must lie in the file itself", "data in other files"
+        )
     dtype = dataset.dtype
-    is_bfloat16 = text(dataset.attrs.get("dtype")) == "bfloat16"  # Keras 3's mark
-    if is_bfloat16 and dtype == np.dtype("V2"):
+    is_bfloat16 = dtype == np.dtype("V2") and "dtype" in dataset.attrs  # as in Keras 3
+    if is_bfloat16:
         dtype = np.dtype(tf.bfloat16.as_numpy_dtype)
     elif dtype.kind not in "biufc":
-        raise Refusal(f"`{name}` must hold numbers", f"dtype={dtype}")
+        raise Refusal(f"`{dataset.name}` must hold numbers", f"dtype={dtype}")
     _check_stored(dataset)
 
     def read() -> np.ndarray:
@@ -86,21 +90,27 @@ def entry(dataset: Any) -> Entry:
     return Entry(tuple(dataset.shape), dtype, read)
 
 
-def names(group: Any, attribute: str) -> list[str] | None:
-    """Return a list of names that Keras keeps in an attribute, or in numbered ones."""
-    if attribute in group.attrs:
-        return [str(text(name)) for name in group.attrs[attribute]]
-    found: list[str] = []
-    number = 0
-    while f"{attribute}{number}" in group.attrs:
-        found += [str(text(name)) for name in group.attrs[f"{attribute}{number}"]]
-        number += 1
-    return found if number else None
+def name(raw: BinaryIO, group: Any) -> str | None:
+    """Return the attribute `name` of a group, or None if it is not there, or no name.
 
+    Args:
+        raw: The file.
+        group: A group of it.
 
-def text(value: Any) -> Any:
-    """Return an attribute's text, which older files have as bytes."""
-    return value.decode() if isinstance(value, bytes) else value
+    Raises:
+        Refusal: If it claims to be longer than names are.
+    """
+    if "name" not in group.attrs:
+        return None
+    if h5py.h5a.open(group.id, b"name").get_type().is_variable_str():
+        length = longest_text(raw, h5py.h5o.get_info(group.id).addr, "name")
+        if length is None:
+            return None
+        if length > _LONGEST_NAME:
+            raise Refusal(f"a name must have at most {_LONGEST_NAME} bytes", length)
+    text = group.attrs["name"]
+    text = text.decode() if isinstance(text, bytes) else text
+    return text if isinstance(text, str) else None
 
 
 def check_total(entries: Iterable[Entry], file_bytes: int) -> None:

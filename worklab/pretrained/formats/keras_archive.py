@@ -25,7 +25,7 @@ def open_keras(
         layers = find_layers(json.loads(archive.read(members[CONFIG])))
         weights = open_member(path, archive, members[WEIGHTS])
         file = h5py.File(weights, "r")
-        entries = read_entries(file, layers, members[WEIGHTS].file_size)
+        entries = read_entries(file, weights, layers, members[WEIGHTS].file_size)
         entries = check_sums(path, [members[WEIGHTS]], entries)
 
     def close() -> None:

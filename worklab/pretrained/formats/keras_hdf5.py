@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 import h5py
 
@@ -16,6 +16,7 @@ from worklab.pretrained.weights_file import Entry, Refusal, WeightsFile, refusin
 FORMAT = "Keras HDF5"
 _TOP_LEVEL = "top_level_model_weights"
 _CONTAINERS = ("layers", "_layer_checkpoint_dependencies")  # the latter: Keras 2.13
+_NAMELESS = re.compile(r"(?<=/)[Vv]ariable(_\d+)?$")  # numbered over the process
 _COUNTED = re.compile(r"(.+?)(?:_\d+)?")
 
 
@@ -28,28 +29,28 @@ def open_hdf5(path: Path) -> WeightsFile:
     """Open weights of Keras 2 (`.h5`) or 3 (`.h5`, `.weights.h5`)."""
     with refusing(path, FORMAT):
         file = h5py.File(path, "r", locking=False)
-        entries = read_entries(file, {}, path.stat().st_size)
+        with open(path, "rb") as raw:
+            entries = read_entries(file, raw, {}, path.stat().st_size)
     return WeightsFile(path, FORMAT, entries, close=file.close)
 
 
 def read_entries(
-    file: "h5py.File | IO[bytes]", layers: Mapping[str, LayerConfig], file_bytes: int
+    file: Any, raw: BinaryIO, layers: Mapping[str, LayerConfig], file_bytes: int
 ) -> dict[str, Entry]:
     """Return the arrays of an open HDF5 file by their names, not read yet.
 
     Args:
-        file: The file.
+        file: The file as `h5py` has it.
+        raw: The same file.
         layers: What a `.keras` archive says of its layers, by their groups.
-        file_bytes: Size of the file.
+        file_bytes: Its size.
 
     Raises:
         Refusal: If it does not have Keras's layout, or claims more than it holds.
     """
     group = hdf5.child(file, "model_weights") if "model_weights" in file else file
-    if hdf5.names(group, "layer_names") is not None:
-        datasets = _listed(group)
-    else:
-        datasets = _numbered(file, layers)
+    is_listed = _has(group, "layer_names")
+    datasets = _listed(group) if is_listed else _numbered(file, raw, layers)
     if not datasets:
         raise Refusal(
             "it must have weights as Keras saves them", f"groups {list(file)[:5]}"
@@ -59,51 +60,58 @@ def read_entries(
     return entries
 
 
+def _has(group: Any, attribute: str) -> bool:
+    return attribute in group.attrs or f"{attribute}0" in group.attrs  # a long one
+
+
 def _listed(group: Any) -> dict[str, Any]:
     """Return datasets of a Keras 2 file, or a Keras 3 file of that form, by name.
 
-    There a layer's group has the names of its variables, most of which begin with the
-    layer's own: `conv1/conv1/kernel:0`.
+    There the group of a layer has the attribute `weight_names`, and the names of most
+    variables in it begin with its own: `conv1/conv1/kernel:0`.
     """
-    layers = hdf5.names(group, "layer_names") or []
-    if _TOP_LEVEL in group:
-        layers.append(_TOP_LEVEL)
     found: dict[str, Any] = {}
-    for layer in dict.fromkeys(layers):
-        layer_group = hdf5.child(group, layer)
-        for weight in dict.fromkeys(hdf5.names(layer_group, "weight_names") or []):
-            name = _without_doubling(layer, re.sub(r":\d+$", "", weight))
-            if name in found:
-                name = f"{layer}/{weight}"
-            found[name] = hdf5.child(layer_group, weight)
+    layers: list[str] = []
+    for path, item in hdf5.objects(group):
+        if isinstance(item, h5py.Group):
+            if path and _has(item, "weight_names"):
+                layers.append(path)
+            continue
+        layer = next((n for n in reversed(layers) if path.startswith(f"{n}/")), "")
+        weight = re.sub(r":\d+$", "", path[len(layer) :].lstrip("/"))
+        name = _without_doubling(layer, weight)
+        found[path if name in found else name] = item
     return found
 
 
 def _without_doubling(layer: str, weight: str) -> str:
-    if layer == _TOP_LEVEL:
+    if layer in ("", _TOP_LEVEL):
         return weight
     place = f"/{weight}".find(f"/{layer}/")  # after the name of a subclassed model
     return weight[place:] if place >= 0 else f"{layer}/{weight}"
 
 
-def _numbered(file: Any, layers: Mapping[str, LayerConfig]) -> dict[str, Any]:
+def _numbered(
+    file: Any, raw: BinaryIO, layers: Mapping[str, LayerConfig]
+) -> dict[str, Any]:
     """Return datasets of a Keras 3 file by name.
 
     There each object's group has a group `vars`, with the object's name as attribute
     and its variables numbered. Groups are called by class and count: `layers/conv2d_1`.
     """
+    objects = dict(hdf5.objects(file))
     owners = {
-        path.removesuffix("vars").rstrip("/"): group
-        for path, group in hdf5.groups(file)
-        if path == "vars" or path.endswith("/vars")
+        path.removesuffix("vars").rstrip("/"): item
+        for path, item in objects.items()
+        if isinstance(item, h5py.Group) and f"/{path}".endswith("/vars")
     }
     named = {
-        path: hdf5.text(group.attrs.get("name")) or _config_name(path, layers)
+        path: hdf5.name(raw, group) or _config_name(path, layers)
         for path, group in owners.items()
     }
     found: list[tuple[str, str, Any]] = []
     for path, group in owners.items():
-        numbers = sorted(group, key=lambda name: (len(name), name))
+        numbers = sorted(group, key=lambda number: (len(number), number))
         variables = [hdf5.child(group, number) for number in numbers]
         leaves = _leaves(path, named[path], layers, variables)
         leaves = leaves or [f"vars/{number}" for number in numbers]
@@ -115,6 +123,7 @@ def _numbered(file: Any, layers: Mapping[str, LayerConfig]) -> dict[str, Any]:
     return {
         name if counts[name] == 1 else plain: variable
         for name, plain, variable in found
+        if isinstance(variable, h5py.Dataset)
     }
 
 

@@ -20,6 +20,7 @@ _LEAVES: dict[str, tuple[str, ...]] = {
     "batch_normalization": (*_NORMALISATION, "moving_mean", "moving_variance"),
     "layer_normalization": _NORMALISATION,
     "group_normalization": _NORMALISATION,
+    "normalization": ("mean", "variance", "count"),
     "embedding": ("embeddings",),
     "p_re_lu": ("alpha",),
     "cell": _RECURRENT,

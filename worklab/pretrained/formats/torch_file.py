@@ -1,10 +1,12 @@
 """PyTorch files of tensors by name: zip archives, and streams from before 1.6."""
 
 import importlib
+import pickletools
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -15,6 +17,17 @@ FORMAT = "PyTorch"
 # Under what training scripts put the tensors, the likeliest first.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "model_ema")
 _PARALLEL = "module."  # what `DataParallel` puts before every name
+# What a dictionary of tensors is made of. PyTorch allows more, such as `bytearray`,
+# which fills the memory when it is called with a large number.
+_GLOBALS = re.compile(
+    r"collections (OrderedDict|defaultdict|Counter)|_codecs encode|"
+    r"torch\._utils _rebuild_(tensor|tensor_v[23]|parameter|parameter_with_state)|"
+    r"torch\._tensor _rebuild_from_type_v2|"
+    r"torch\.nn\.parameter (Parameter|Buffer)|torch\.serialization _get_layout|"
+    r"torch(\.storage|\.cuda)? \w*Storage|torch ([a-z]\w*|Size)|"
+    r"(__builtin__|builtins) (set|dict|complex)"
+)
+_STREAM_PICKLES = 5  # number, version, system, content, keys of the storages
 # A pickle of PyTorch's own number 0x1950A86A20F9469CFC6C.
 _STREAM_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 
@@ -38,9 +51,12 @@ def open_torch_zip(
     Raises:
         ValueError: If `torch` is not installed, or the file has more than tensors.
     """
-    archive.close()
-    with refusing(path, FORMAT):
+    with refusing(path, FORMAT), archive:
         _check_stored(members)
+        for name, member in members.items():
+            if name.lower().endswith("data.pkl"):  # PyTorch ignores the case
+                with archive.open(member) as file:
+                    _check_globals(file)
     return _open(path, list(members.values()))
 
 
@@ -50,6 +66,9 @@ def open_torch_stream(path: Path) -> WeightsFile:
     Raises:
         ValueError: If `torch` is not installed, or the file has more than tensors.
     """
+    with refusing(path, FORMAT), open(path, "rb") as file:
+        for _ in range(_STREAM_PICKLES):
+            _check_globals(file)
     return _open(path, None)
 
 
@@ -86,6 +105,16 @@ def _check_stored(members: Mapping[str, zipfile.ZipInfo]) -> None:
     compressed = [name for name, member in members.items() if member.compress_type]
     if compressed:
         raise Refusal("no member may be compressed", f"`{compressed[0]}`")
+
+
+def _check_globals(file: IO[bytes]) -> None:
+    for operation, argument, _ in pickletools.genops(file):
+        if operation.name == "GLOBAL" and not _GLOBALS.fullmatch(str(argument)):
+            raise Refusal(
+                "it must have tensors alone; where it was made, save the state "
+                "dictionary by itself",
+                str(argument).replace(" ", "."),
+            )
 
 
 def _unwrap(torch: Any, content: Any) -> Any:
