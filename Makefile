@@ -26,10 +26,11 @@ format: $(READY)  ## format the code and mend what the linter can
 	@$(PY) -m ruff check --fix
 	@$(PY) -m ruff format
 
-bench: $(READY)  ## measure training, reading and saving (minutes; keep the machine idle)
+bench: $(READY)  ## measure training, reading, saving and importing (minutes; keep the machine idle)
 	@$(PY) benchmarks/training.py
 	@$(PY) benchmarks/reading.py
 	@$(PY) benchmarks/checkpoint.py
+	@$(PY) benchmarks/import.py
 
 stress: $(READY)  ## run the fault tests, minutes each
 	@$(PY) -m pytest -m stress --timeout 1800
