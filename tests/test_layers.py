@@ -3,7 +3,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from worklab.layers import BatchNormalization
+from worklab.layers import (
+    BatchNormalization,
+    GroupedConv2D,
+    LocalResponseNormalization,
+)
 
 # Keras and the fused operation sum in another order: some last bits of float32.
 CLOSE = {"rtol": 1e-5, "atol": 2e-6}
@@ -145,3 +149,61 @@ def test_config_round_trip():
 def test_inputs_without_height_and_width_are_an_error():
     with pytest.raises(ValueError, match="expected ndim=4, found ndim=2"):
         BatchNormalization()(np.ones((2, 3), np.float32))
+
+
+# === Convolution in groups ===
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"padding": "same"},
+        {"padding": "valid", "strides": 2},
+        {"padding": "same", "dilation_rate": 2, "use_bias": False},
+    ],
+)
+def test_grouped_convolution_and_its_gradient_are_those_of_keras(settings):
+    inputs = tf.constant(random_inputs((2, 7, 7, 6)))
+    ours = GroupedConv2D(9, 3, groups=3, **settings)
+    theirs = keras.layers.Conv2D(9, 3, groups=3, **settings)
+    results = []
+    for layer in (ours, theirs):
+        layer.build(inputs.shape)
+        layer.set_weights(ours.get_weights())
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = layer(inputs)
+            loss = tf.reduce_sum(outputs**2)
+        gradients = tape.gradient(loss, [inputs, *layer.trainable_variables])
+        results.append([outputs, *gradients])
+    for our, their in zip(*results, strict=True):
+        np.testing.assert_allclose(our, their, rtol=1e-4, atol=1e-3)  # sums of 100s
+    assert [v.name for v in ours.variables] == [v.name for v in theirs.variables]
+
+
+# === Normalisation across channels ===
+
+
+def test_local_response_normalization_is_its_formula():
+    inputs = random_inputs((2, 3, 3, 7))
+    layer = LocalResponseNormalization(size=5, alpha=0.3, beta=0.6)
+    padded = np.pad(inputs**2, [(0, 0), (0, 0), (0, 0), (2, 2)])
+    sums = sum(padded[..., start : start + 7] for start in range(5))
+    expected = inputs / (1 + 0.3 / 5 * sums) ** 0.6
+    np.testing.assert_allclose(layer(inputs), expected, rtol=1e-5)
+
+
+def test_local_response_normalization_wants_a_channel_in_the_middle():
+    with pytest.raises(ValueError, match=r"odd number of channels.*Received: size=4"):
+        LocalResponseNormalization(size=4)
+
+
+def test_new_layers_are_saved_and_loaded_with_a_keras_model(tmp_path):
+    images = keras.Input((4, 4, 6))
+    outputs = GroupedConv2D(4, 3, groups=2)(images)
+    outputs = LocalResponseNormalization(3, alpha=0.5, beta=0.9)(outputs)
+    model = keras.Model(images, outputs)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    inputs = random_inputs((2, 4, 4, 6))
+    np.testing.assert_array_equal(loaded(inputs), model(inputs))

@@ -408,6 +408,9 @@ def test_initializer_is_a_name_or_an_object(initializer):
         (lambda n, x: n.pool_layer(x, 3, strides=2, mode="average"), (4, 4, 3)),
         (lambda n, x: n.pool_layer(x, 3, strides=1, padding="valid"), (6, 6, 3)),
         (lambda n, x: n.pool_layer(x, 3, strides=2, padding="symmetric"), (4, 4, 3)),
+        (lambda n, x: n.pool_layer(x, 3, strides=2, padding="ceil"), (4, 4, 3)),
+        (lambda n, x: n.conv_layer(x, 6, 3, groups=3), (8, 8, 6)),
+        (lambda n, x: n.full_block(x, 7), (7,)),
         (lambda n, x: n.global_pool(x), (3,)),
         (lambda n, x: n.global_pool(x, mode="max"), (3,)),
         (lambda n, x: n.full_layer(x, 7), (7,)),
@@ -465,6 +468,32 @@ def test_pool_layer_pools_windows(mode):
     _, outputs = probe(lambda n, x: n.pool_layer(x, 2, mode=mode), images)
     windows = (images / 255).reshape(2, 4, 2, 4, 2, 3)
     expected = {"max": windows.max, "average": windows.mean}[mode](axis=(2, 4))
+    np.testing.assert_allclose(outputs, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("size", "pool_size", "strides", "starts"),
+    [
+        (7, 3, 2, [0, 2, 4]),
+        (8, 3, 2, [0, 2, 4, 6]),
+        (7, 2, None, [0, 2, 4, 6]),
+        (8, 2, None, [0, 2, 4, 6]),
+    ],
+)
+def test_pool_layer_leaves_no_pixel_over(size, pool_size, strides, starts):
+    """The windows of PyTorch's `ceil_mode`, the last of which may go over the edge."""
+    images = random_images((size, size, 3))
+    _, outputs = probe(
+        lambda n, x: n.pool_layer(x, pool_size, strides=strides, padding="ceil"), images
+    )
+    expected = [
+        [
+            (images / 255)[:, y : y + pool_size, x : x + pool_size].max(axis=(1, 2))
+            for x in starts
+        ]
+        for y in starts
+    ]
+    expected = np.moveaxis(np.array(expected), 2, 0)
     np.testing.assert_allclose(outputs, expected, rtol=1e-6)
 
 

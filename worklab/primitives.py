@@ -9,7 +9,7 @@ import keras
 
 from worklab import adoption
 from worklab.adoption import Rules
-from worklab.layers import BatchNormalization
+from worklab.layers import BatchNormalization, GroupedConv2D
 from worklab.policies import Restore
 
 Padding = Literal["same", "valid", "symmetric"]
@@ -60,6 +60,7 @@ class Primitives(abc.ABC):
         *,
         strides: int = 1,
         padding: Padding = "same",
+        groups: int = 1,
         use_bias: bool = True,
         scope: str = "conv",
         **policy: Any,
@@ -67,12 +68,13 @@ class Primitives(abc.ABC):
         """Convolve: (batch, height, width, channels) to (..., `filters`).
 
         `padding="symmetric"` adds `kernel_size // 2` pixels on every side, as PyTorch
-        and Caffe do; `"same"` puts the odd pixel at the bottom and right.
+        and Caffe do; `"same"` puts the odd pixel at the bottom and right. Each of
+        `groups` parts of the channels makes as many of the filters by itself.
         """
         if padding == "symmetric":
             inputs, padding = self._pad_symmetric(inputs, kernel_size, scope), "valid"
         return self.layer(
-            keras.layers.Conv2D,
+            keras.layers.Conv2D if groups == 1 else GroupedConv2D,
             inputs,
             scope=scope,
             policy=policy,
@@ -80,6 +82,7 @@ class Primitives(abc.ABC):
             kernel_size=kernel_size,
             strides=strides,
             padding=padding,
+            groups=groups,
             use_bias=use_bias,
             kernel_initializer="he_normal",
         )
@@ -135,17 +138,21 @@ class Primitives(abc.ABC):
         pool_size: int,
         *,
         strides: int | None = None,
-        padding: Padding = "same",
+        padding: Padding | Literal["ceil"] = "same",
         mode: Literal["max", "average"] = "max",
         scope: str = "pool",
     ) -> Any:
         """Take the maximum or the average of each window.
 
         `strides=None` takes `pool_size`. `padding="symmetric"` pads with zeros, which
-        equals PyTorch's maximum only after a ReLU.
+        equals PyTorch's maximum only after a ReLU; so does `"ceil"`, but at the bottom
+        and right, and only until no pixel is left over (PyTorch's `ceil_mode`).
         """
         if padding == "symmetric":
             inputs, padding = self._pad_symmetric(inputs, pool_size, scope), "valid"
+        elif padding == "ceil":
+            inputs = self._pad_to_fit(inputs, pool_size, strides or pool_size, scope)
+            padding = "valid"
         layer = (
             keras.layers.MaxPooling2D
             if mode == "max"
@@ -298,6 +305,11 @@ class Primitives(abc.ABC):
         x = self.batch_norm(x)
         return x if activation is None else self.activation(x, activation)
 
+    def full_block(self, inputs: Any, units: int, *, dropout: float = 0.5) -> Any:
+        """Multiply with a matrix, ReLU, drop out; layers `full`, `relu`, `dropout`."""
+        x = self.activation(self.full_layer(inputs, units))
+        return self.dropout(x, dropout)
+
     def residual_block(
         self,
         inputs: Any,
@@ -361,4 +373,15 @@ class Primitives(abc.ABC):
             inputs,
             scope=f"{scope}_pad",
             padding=(height // 2, width // 2),
+        )
+
+    def _pad_to_fit(self, inputs: Any, size: int, strides: int, scope: str) -> Any:
+        after = [(size - length) % strides for length in inputs.shape[1:3]]
+        if not any(after):
+            return inputs
+        return self.layer(
+            keras.layers.ZeroPadding2D,
+            inputs,
+            scope=f"{scope}_pad",
+            padding=tuple((0, pixels) for pixels in after),
         )
