@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.comparing import relative_error, whole
 from tests.golden.values import checksum, make_images, make_values
 from worklab.layouts import Preprocessing
 from worklab.networks import resnet
@@ -45,19 +46,7 @@ class Golden:
         assert report.unused == ()
         images = make_images(self.image_size)
         logits = network({"images": images}, training=False).numpy()
-        return np.abs(logits - self.logits).max() / np.abs(self.logits).max()
-
-
-def whole(network_class):
-    """Return the class with a last layer that is restored, too."""
-
-    class Whole(network_class):
-        def layer(self, *args, scope, policy=None, **settings):
-            if scope == "logits":
-                policy = dict(policy or {}) | {"restore": True}
-            return super().layer(*args, scope=scope, policy=policy, **settings)
-
-    return Whole
+        return relative_error(logits, self.logits)
 
 
 def find_class(name):
@@ -80,7 +69,7 @@ def read_golden(name, folder):
         "NumPy makes other values than those that the file was made with"
     )
     path = folder / f"{name}.safetensors"
-    write_weights(path, make_values(shapes))
+    write_weights(path, make_values(shapes, content["gain"]))
     return Golden(
         network_class,
         content["layout"],

@@ -30,8 +30,13 @@ def import_torchvision() -> Any:
         return importlib.import_module("torchvision")
 
 
-def make_peer(library: str, name: str, **settings: Any) -> torch.nn.Module:
-    """Return a model of torchvision or timm, filled, ready to answer."""
+def make_peer(
+    library: str, name: str, *, gain: float = 1.0, **settings: Any
+) -> torch.nn.Module:
+    """Return a model of torchvision or timm, filled, ready to answer.
+
+    It reckons in float64, so that what differs from its answers is our own rounding.
+    """
     models = import_torchvision().models
     if library == "timm":
         create = importlib.import_module("timm").create_model
@@ -39,11 +44,11 @@ def make_peer(library: str, name: str, **settings: Any) -> torch.nn.Module:
     else:
         model = getattr(models, name)(**settings)
     state = {
-        key: torch.from_numpy(make_value(key, tuple(value.shape)))
+        key: torch.from_numpy(make_value(key, tuple(value.shape), gain))
         for key, value in model.state_dict().items()
     }
     model.load_state_dict(state)
-    return model.eval()
+    return model.double().eval()
 
 
 def answer(
@@ -53,6 +58,6 @@ def answer(
 ) -> np.ndarray:
     """Return the logits for uint8 images, after the library's preprocessing."""
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in statistics)
-    inputs = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    inputs = torch.from_numpy(images).permute(0, 3, 1, 2).double() / 255
     with torch.no_grad():
         return model((inputs - mean) / std).numpy()

@@ -10,12 +10,14 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 
-def make_value(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the values of a PyTorch variable; they depend on name and shape only.
+def make_value(name: str, shape: tuple[int, ...], gain: float = 1.0) -> np.ndarray:
+    """Return the values of a PyTorch variable; they depend on the arguments only.
 
     They keep signals in range through a hundred layers: kernels have He's variance,
     scales are around 1, shifts small, and variances differ enough that a wrong
-    epsilon shows.
+    epsilon shows. `gain` is a factor on the kernels' variance: less than 1 for
+    networks in which no ReLU follows some convolutions, as signals grow in these
+    until ReLU6 cuts them off, and rounding grows with them.
 
     Source: He et al. 2015, arXiv:1502.01852, equation 10, as a uniform distribution.
     """
@@ -27,7 +29,7 @@ def make_value(name: str, shape: tuple[int, ...]) -> np.ndarray:
     elif len(shape) == 1:
         low, high = (0.8, 1.2) if leaf == "weight" else (-0.1, 0.1)
     else:  # (outputs, inputs, height, width)
-        high = math.sqrt(6 / math.prod(shape[1:]))
+        high = math.sqrt(6 * gain / math.prod(shape[1:]))
         low = -high
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     values = rng.random(shape, dtype=np.float32)
@@ -36,9 +38,11 @@ def make_value(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return values
 
 
-def make_values(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def make_values(
+    shapes: Mapping[str, tuple[int, ...]], gain: float = 1.0
+) -> dict[str, np.ndarray]:
     """Return the values of all variables."""
-    return {name: make_value(name, shape) for name, shape in shapes.items()}
+    return {name: make_value(name, shape, gain) for name, shape in shapes.items()}
 
 
 def make_images(size: int) -> np.ndarray:
