@@ -10,7 +10,11 @@ import keras
 from rich.console import Console
 from rich.table import Table
 
-from worklab.layers import BatchNormalization, LocalResponseNormalization
+from worklab.layers import (
+    AdaptedNormalization,
+    BatchNormalization,
+    LocalResponseNormalization,
+)
 from worklab.network import Network
 
 CONVENTION = """\
@@ -37,7 +41,7 @@ _FREE_LAYERS = frozenset(
         "RMSNormalization", "ReLU", "RepeatVector", "Rescaling", "Reshape", "Resizing",
         "Softmax", "Subtract", "UnitNormalization",
     )}
-    | {BatchNormalization, LocalResponseNormalization}
+    | {AdaptedNormalization, BatchNormalization, LocalResponseNormalization}
 )  # fmt: skip
 
 # Functions of `keras.ops` in a graph, by the names of their classes, which are private.

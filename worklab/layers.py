@@ -175,3 +175,33 @@ class LocalResponseNormalization(keras.layers.Layer):
         """Return the constructor's arguments, as a saved model keeps them."""
         own = {"size": self.size, "alpha": self.alpha, "beta": self.beta}
         return super().get_config() | own
+
+
+@keras.saving.register_keras_serializable(package="worklab")
+class AdaptedNormalization(keras.layers.Normalization):
+    """Normalisation by the mean and variance that its variables have at each call.
+
+    Keras's own takes their values once, when it is built, so that nothing that is
+    restored into its variables afterwards has an effect.
+
+    Args:
+        **settings: As for `keras.layers.Normalization`, but mean and variance.
+
+    Call arguments:
+        inputs: Float; the axes that are kept have the sizes of the variables.
+
+    Example:
+        >>> layer = AdaptedNormalization()
+        >>> layer.build((None, 1))
+        >>> layer.variables[0].assign([2.0])
+        >>> float(layer(tf.fill((1, 1), 5.0))[0, 0])
+        3.0
+    """
+
+    def call(self, inputs: Any) -> Any:
+        """Normalise; the same in training and inference."""
+        inputs = keras.ops.cast(inputs, self.compute_dtype)
+        mean = keras.ops.reshape(self.adapt_mean, self._broadcast_shape)
+        variance = keras.ops.reshape(self.adapt_variance, self._broadcast_shape)
+        scale = keras.ops.maximum(keras.ops.sqrt(variance), keras.config.epsilon())
+        return inputs * scale + mean if self.invert else (inputs - mean) / scale

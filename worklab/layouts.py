@@ -48,16 +48,22 @@ class Layout:
         rename: From a layer's name here, with slashes, to its name in the file; None
             where the file has no such layer.
         preprocessing: Of the images.
-        epsilon: Added to the variance by batch normalisation.
+        epsilon: Added to the variance by batch normalisation; None: each layer's own.
         settings: What else differs, read by the network's `_construct`.
         ignored: Pattern of the names in the file that nobody needs, e.g. those of
             auxiliary heads.
+        counted: Pattern of names that Keras counted over the process that wrote the
+            file, e.g. `conv2d|batch_normalization`: what `rename` calls `conv2d` and
+            `conv2d_1` may be `conv2d_94` and `conv2d_95` there. The smallest number
+            of a name in the file tells. Nothing is taken by its place for that: the
+            numbers are names, and each must be there and be asked for once.
     """
 
     name: str
     sign: str
     rename: Callable[[str], str | None]
     preprocessing: Preprocessing
-    epsilon: float = 1e-5
+    epsilon: float | None = 1e-5
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     ignored: str = ""
+    counted: str = ""

@@ -3,6 +3,7 @@
 import abc
 import contextlib
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -21,6 +22,9 @@ from worklab.seeding import seeds_from, with_seed
 # Leaves that weight decay applies to: matrices and filters, not biases and norms.
 # Also `depthwise_kernel` and `recurrent_kernel`, as Keras calls them in some layers.
 _DECAYED_LEAF = "kernel"
+
+# A variable that its layer gave no name; Keras numbers these, too.
+_NAMELESS = re.compile(r"variable(_\d+)?")
 
 # The layers that every network has beside those that `_construct` makes.
 _TAKEN_NAMES = ("images", "features", "preprocessing", "output")
@@ -111,7 +115,8 @@ class Network(Primitives):
             self.mean = self.layout.preprocessing.mean
             self.std = self.layout.preprocessing.std
             self.channel_order = self.layout.preprocessing.channel_order
-            self.epsilon = self.layout.epsilon
+            if self.layout.epsilon is not None:
+                self.epsilon = self.layout.epsilon
         self._check_options()
         self._check_channels()
 
@@ -340,14 +345,16 @@ class Network(Primitives):
                     f"`self.layer(keras.layers.{type(layer).__name__}, x, "
                     f"scope='{layer.name}', ...)`. Received: layer {layer.name!r}"
                 )
-            for variable in layer.variables:
-                # Keras numbers random generators over the whole process, so that their
-                # own paths would differ from one process to the next.
+            for number, variable in enumerate(layer.variables):
+                # Keras numbers random generators and nameless variables over the whole
+                # process, so that their paths differ from one process to the next.
                 outer, _, leaf = variable.path.partition("/")
                 name = f"{path}/{leaf}"
                 if outer != layer.name:
-                    number = sum(n.startswith(f"{path}/random") for n in self.variables)
-                    name = f"{path}/random{number}/{leaf}"
+                    count = sum(n.startswith(f"{path}/random") for n in self.variables)
+                    name = f"{path}/random{count}/{leaf}"
+                elif _NAMELESS.fullmatch(variable.name):
+                    name = f"{path}/vars/{number}"
                 self.variables[name] = variable
                 self._layer_of[name] = path
 

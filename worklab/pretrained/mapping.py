@@ -383,7 +383,7 @@ class ImportPlan:
         if self.layout is None or leaf != "moving_variance":
             return None
         theirs, ours = self.layout.epsilon, self.network.keras_layer(layer).epsilon
-        return None if theirs == ours else (theirs, ours)
+        return None if theirs in (None, ours) else (theirs, ours)
 
     def _fold_biases(self) -> None:
         """Let a batch norm take in the bias of the convolution before it.

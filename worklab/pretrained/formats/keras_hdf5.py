@@ -16,7 +16,9 @@ from worklab.pretrained.weights_file import Entry, Refusal, WeightsFile, refusin
 FORMAT = "Keras HDF5"
 _TOP_LEVEL = "top_level_model_weights"
 _CONTAINERS = ("layers", "_layer_checkpoint_dependencies")  # the latter: Keras 2.13
-_NAMELESS = re.compile(r"(?<=/)[Vv]ariable(_\d+)?$")  # numbered over the process
+# A layer's variable without a name, which Keras counts over the process; as in files
+# that number variables. A layer's second one keeps its path.
+_NAMELESS = re.compile(r"/[Vv]ariable(_\d+)?$")
 _COUNTED = re.compile(r"(.+?)(?:_\d+)?")
 
 
@@ -79,7 +81,7 @@ def _listed(group: Any) -> dict[str, Any]:
             continue
         layer = next((n for n in reversed(layers) if path.startswith(f"{n}/")), "")
         weight = re.sub(r":\d+$", "", path[len(layer) :].lstrip("/"))
-        name = _without_doubling(layer, weight)
+        name = _NAMELESS.sub("/vars/0", _without_doubling(layer, weight))
         found[path if name in found else name] = item
     return found
 
