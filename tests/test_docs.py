@@ -25,6 +25,7 @@ MODULES = [
     for module in pkgutil.walk_packages(worklab.__path__, "worklab.")
     if not module.name.endswith("__main__")
 ]
+TOOLS = ("digest", "export", "flops", "inspect", "lists")
 BLOCKS = [
     pytest.param(block, id=f"{page.stem}-{number}")
     for page in PAGES
@@ -136,7 +137,7 @@ def test_options_that_the_pages_name_exist():
     commands = [
         [f"launchers/{path.name}"] for path in sorted((ROOT / "launchers").glob("*.py"))
     ] + [["benchmarks/retraining.py"]]
-    commands += [["-m", "worklab", name] for name in ("export", "flops", "lists")]
+    commands += [["-m", "worklab", name] for name in TOOLS]
     known = {"--help", "--config", "--logdir"}
     for words in commands:
         done = subprocess.run(

@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 
 from worklab import Network
+from worklab.layouts import Layout, Preprocessing
 from worklab.options import RestoreOptions
-from worklab.pretrained import import_weights, open_weights
+from worklab.pretrained import import_weights, open_weights, recognise_layout
 from worklab.pretrained.files import write_weights
 
 from .conftest import TinyNetwork
@@ -333,3 +334,35 @@ def test_head_is_fresh_where_no_class_is_known(source, tmp_path, class_names, re
     np.testing.assert_array_equal(found["logits/kernel"], fresh["logits/kernel"])
     (row,) = [row for row in report.rows if row.variable == "logits/bias"]
     assert (row.action, row.detail) == ("initialised", reason)
+
+
+# === Own files of a canonical network ===
+
+
+def layout(name):
+    return Layout(name, rf"{name}/weights", lambda layer: name, Preprocessing())
+
+
+class TwoForms(TinyNetwork):
+    """A network that others have in two forms."""
+
+    layouts = (layout("first"), layout("second"))
+
+
+@pytest.mark.parametrize("name", ["first", "second"])
+def test_own_file_says_of_which_layout_it_is(source, tmp_path, name):
+    path = tmp_path / "w.safetensors"
+    write_weights(path, source, layout=name)
+    with open_weights(path) as weights:
+        assert recognise_layout(TwoForms.layouts, weights).name == name
+    network = TwoForms(3, image_shape=SHAPE, layout=name)
+    report = import_weights(network, path)
+    assert report.count("copied") == 20  # under its own names
+    other = {"first": "second", "second": "first"}[name]
+    with pytest.raises(ValueError, match=f"of the layout `{name}`, but the network"):
+        import_weights(TwoForms(3, image_shape=SHAPE, layout=other), path)
+
+
+def test_unknown_layout_is_an_error():
+    with pytest.raises(ValueError, match=r"one of \['first', 'second'\].*'third'"):
+        TwoForms(3, image_shape=SHAPE, layout="third")

@@ -89,7 +89,7 @@ def make_for(
     network_class: Any, weights: WeightsFile, num_classes: int, **settings: Any
 ) -> Network:
     """Return a network of the class in the layout that the file has."""
-    layout = recognise_layout(network_class.layouts, list(weights))
+    layout = recognise_layout(network_class.layouts, weights)
     name = None if layout is None else layout.name
     return network_class(num_classes, layout=name, **settings)
 

@@ -252,7 +252,7 @@ def with_layout(options: Any) -> Any:
         return options
     else:
         with open_weights(options.pretrained) as weights:
-            found = recognise_layout(layouts, list(weights))
+            found = recognise_layout(layouts, weights)
         layout = None if found is None else found.name
     restore = dataclasses.replace(options.restore, layout=layout)
     return dataclasses.replace(options, restore=restore)

@@ -73,6 +73,7 @@ class Session:
             queues=self.run / "tests" / "queues",
         )
         self._class_names: list[str] = []
+        self._layout: str | None = None
         self._variables: dict[str, Any] = {}
         self._states: dict[str, Stateful] = {}
         self._read_variables: Any = None
@@ -130,6 +131,7 @@ class Session:
         self._lock = self._lock or RunLock(self.run)
         self.checkpoints.clean()
         self._class_names = list(class_names)
+        self._layout = None if network.layout is None else network.layout.name
         self.track_variables(network.variables)
         report = None
         # 1. The run has an intact checkpoint: everything is restored from it.
@@ -185,6 +187,7 @@ class Session:
             "step": self.step,
             "best_step": self.best_step,
             "class_names": self._class_names,
+            "layout": self._layout,
             "states": {name: s.get_state() for name, s in self._states.items()},
         }
         self.finish()

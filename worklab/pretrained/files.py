@@ -115,9 +115,20 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
 
 
 def write_weights(
-    path: Path, arrays: Mapping[str, np.ndarray], *, class_names: Sequence[str] = ()
+    path: Path,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    class_names: Sequence[str] = (),
+    layout: str | None = None,
 ) -> None:
-    """Write arrays by name as `.safetensors`, with class names in its header."""
+    """Write arrays by name as `.safetensors`.
+
+    Args:
+        path: The file to write.
+        arrays: What it holds.
+        class_names: Names in label order, for its header.
+        layout: Form of a canonical network, for its header.
+    """
     ordered = {name: np.asarray(arrays[name], order="C") for name in sorted(arrays)}
-    metadata = {"class_names": json.dumps(list(class_names))}
+    metadata = {"class_names": json.dumps(list(class_names)), "layout": layout or ""}
     save_file(ordered, path, metadata=metadata)

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -168,13 +168,20 @@ def import_weights(
     return report
 
 
-def recognise_layout(layouts: Sequence[Layout], names: Sequence[str]) -> Layout | None:
-    """Return the first layout that a name in the file is the sign of, or None."""
+def recognise_layout(layouts: Sequence[Layout], weights: WeightsFile) -> Layout | None:
+    """Return the layout that a file is of; None where nothing in it tells.
+
+    This project's files say it; of others, a name is the sign.
+    """
     for layout in layouts:
-        sign = re.compile(layout.sign)
-        if any(sign.fullmatch(name) for name in names):
+        if weights.layout == layout.name or _has_sign(layout, weights):
             return layout
     return None
+
+
+def _has_sign(layout: Layout, names: Iterable[str]) -> bool:
+    sign = re.compile(layout.sign)
+    return any(sign.fullmatch(name) for name in names)
 
 
 class ImportPlan:
@@ -200,7 +207,7 @@ class ImportPlan:
         self.class_names = list(class_names)
         self.names = set(weights)
         self.dialect = _find_dialect(self.names, options)
-        self.layout = _find_layout(network, self.names)
+        self.layout = _find_layout(network, weights)
         self._first_numbers = _first_numbers(self.layout, self.names)
         self.translations: dict[str, Translation] = {}
         self.folded: dict[str, str] = {}  # moving means, and the biases they take in
@@ -446,21 +453,22 @@ def _find_dialect(names: set[str], options: RestoreOptions) -> Dialect:
     return DIALECTS[options.dialect]
 
 
-def _find_layout(network: Network, names: set[str]) -> Layout | None:
+def _find_layout(network: Network, weights: WeightsFile) -> Layout | None:
     """Return the layout whose names the file has; None: it has the network's own.
 
     Raises:
         ValueError: If the network was made for another one.
     """
-    found = recognise_layout(network.layouts, sorted(names))
-    made_for = network.layout
-    if found is None or made_for is None or found.sign == made_for.sign:
-        return None if found is None else made_for
-    raise ValueError(
-        f"the file is of the layout `{found.name}`, but the network was made for "
-        f"`{made_for.name}`, which pads, divides or orders differently. Make it with "
-        f"`layout='{found.name}'`. Received: layout={made_for.name!r}"
-    )
+    found, made_for = recognise_layout(network.layouts, weights), network.layout
+    if found is None or made_for is None:
+        return None
+    if found.sign != made_for.sign:
+        raise ValueError(
+            f"the file is of the layout `{found.name}`, but the network was made for "
+            f"`{made_for.name}`, which pads, divides or orders differently. Make it "
+            f"with `layout='{found.name}'`. Received: layout={made_for.name!r}"
+        )
+    return made_for if _has_sign(made_for, weights) else None
 
 
 def _first_numbers(layout: Layout | None, names: set[str]) -> dict[str, int]:

@@ -50,12 +50,14 @@ class WeightsFile(Mapping[str, np.ndarray]):
         path: The file, or what a TensorFlow checkpoint is called without `.index`.
         format: Its name for people, such as `PyTorch`.
         class_names: Names in label order, where the file has them; otherwise empty.
+        layout: Form of a canonical network that this project's file is of, or "".
 
     Args:
         path: See above.
         format: See above.
         entries: The arrays by name.
         class_names: See above.
+        layout: See above.
         close: Called once, when the file is closed.
     """
 
@@ -66,11 +68,13 @@ class WeightsFile(Mapping[str, np.ndarray]):
         entries: Mapping[str, Entry],
         *,
         class_names: Sequence[str] = (),
+        layout: str = "",
         close: Callable[[], None] | None = None,
     ) -> None:
         self.path = path
         self.format = format
         self.class_names = list(class_names)
+        self.layout = layout
         self._entries = dict(entries)
         self._close = close
         self._closed = False

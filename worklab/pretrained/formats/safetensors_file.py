@@ -40,8 +40,8 @@ def open_safetensors(path: Path) -> WeightsFile:
         file: Any = safetensors.safe_open(path, framework="numpy")
         names = file.keys()
         entries = {name: _entry(file, name) for name in names}
-        class_names = _class_names(file.metadata() or {})
-    return WeightsFile(path, FORMAT, entries, class_names=class_names)
+        about = _about(file.metadata() or {})
+    return WeightsFile(path, FORMAT, entries, **about)
 
 
 def _entry(file: Any, name: str) -> Entry:
@@ -55,18 +55,21 @@ def _entry(file: Any, name: str) -> Entry:
     return Entry(shape, _DTYPES[header.get_dtype()], lambda: file.get_tensor(name))
 
 
-def _class_names(metadata: dict[str, str]) -> list[str]:
-    """Return the class names that `write_weights` or `Checkpoints.save` has written.
+def _about(metadata: dict[str, str]) -> dict[str, Any]:
+    """Return what `write_weights` or `Checkpoints.save` has written of the network.
 
     Raises:
-        Refusal: If they are no list of names.
+        Refusal: If the class names are no list of names, or the layout is no name.
     """
+    _, _, state = metadata.get("worklab", "").partition("\n")
+    about = json.loads(state or metadata.get("worklab.state", "{}"))
+    about = about if isinstance(about, dict) else {}
     if "class_names" in metadata:
-        names = json.loads(metadata["class_names"])
-    else:
-        _, _, state = metadata.get("worklab", "").partition("\n")
-        names = json.loads(state or metadata.get("worklab.state", "{}"))
-        names = names.get("class_names", []) if isinstance(names, dict) else []
+        about = {"layout": metadata.get("layout")}
+        about["class_names"] = json.loads(metadata["class_names"])
+    names, layout = about.get("class_names", []), about.get("layout") or ""
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
         raise Refusal("`class_names` must be a list of names", repr(names)[:100])
-    return names
+    if not isinstance(layout, str):
+        raise Refusal("`layout` must be a name", repr(layout)[:100])
+    return {"class_names": names, "layout": layout}
