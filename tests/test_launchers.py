@@ -11,8 +11,10 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import pytest
 
+import worklab.__main__ as tools
 from launchers import test as test_launcher
 from launchers import test_many, train, train_with_patience
 from worklab import Session
@@ -25,6 +27,11 @@ from worklab.options import (
     SessionOptions,
     TrainingOptions,
 )
+from worklab.pretrained.cards import read_card
+from worklab.runs import make_run_network, read_run
+
+from .conftest import CLASS_NAMES
+from .test_layouts import Tensorflow1, save_tensorflow1, slim_resnet50
 
 ROOT = Path(__file__).parent.parent
 LAUNCHERS = sorted(
@@ -297,3 +304,56 @@ def test_error_of_a_person_is_one_line_without_traceback(tmp_path):
     assert done.stderr.startswith("error: There is no file")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+# === Somebody's weights ===
+
+
+def test_exported_weights_start_another_run_with_their_card(common, tmp_path):
+    options = train.Options(run=tmp_path / "first", num_steps=2, **common)
+    train.main(options)
+    path = tmp_path / "weights.safetensors"
+    words = ["export", str(options.run), "--checkpoint", "latest"]
+    tools.main([*words, "--output", str(path)])
+    card = read_card(path)
+    assert card.network == "tests.conftest:TinyNetwork"
+    assert card.class_names == CLASS_NAMES
+    again = dataclasses.replace(options, run=tmp_path / "again", pretrained=path)
+    train.main(again)
+    imported = json.loads((again.run / "run.json").read_text())["imported"]
+    actions = {row["variable"]: row["action"] for row in imported["rows"]}
+    assert actions["slow/a/conv/kernel"] == "copied"
+    assert actions["logits/kernel"] == "skipped"
+    damaged = json.loads(path.with_suffix(".json").read_text())
+    damaged["preprocessing"]["mean"] = [1.0]
+    path.with_suffix(".json").write_text(json.dumps(damaged))
+    other = dataclasses.replace(again, run=tmp_path / "other")
+    with pytest.raises(ValueError, match="feeds images otherwise"):
+        train.main(other)
+
+
+def test_resnet50_starts_from_keras_and_slim_with_the_same_command(common, tmp_path):
+    """The README's how-to; torchvision's names are in `test_golden.py`."""
+    keras_path = tmp_path / "keras.weights.h5"
+    keras.applications.ResNet50(weights=None, input_shape=(32, 32, 3)).save_weights(
+        keras_path
+    )
+    slim_path = tmp_path / "slim.ckpt"
+    tf1 = Tensorflow1(1e-5, "BatchNorm")
+    save_tensorflow1(slim_path, slim_resnet50, tf1, 32, 1001)
+    for layout, path in {"keras": keras_path, "slim": slim_path}.items():
+        settings = common | {
+            "network": "worklab.networks.resnet:ResNet50",
+            "pretrained": path,
+            "reader": ReaderOptions(image_size=(32, 32), batch_size=2),
+        }
+        run = tmp_path / layout
+        options = train.Options(run=run, num_steps=1, **settings)
+        train.main(options)
+        content = json.loads((run / "run.json").read_text())
+        assert content["options"]["restore"]["layout"] == layout
+        assert content["imported"]["layout"] == layout
+        assert make_run_network(read_run(run)).layout.name == layout
+    keras_path.unlink()  # a run that goes on does not need it any more
+    again = dataclasses.replace(options, run=tmp_path / "keras", pretrained=keras_path)
+    train.main(dataclasses.replace(again, num_steps=2))

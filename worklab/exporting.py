@@ -25,6 +25,7 @@ from worklab.checkpoints import (
 from worklab.files import write_json, writing
 from worklab.images import warp
 from worklab.network import Network
+from worklab.pretrained.cards import write_card
 from worklab.pretrained.files import write_weights
 from worklab.runs import RunSetup, make_reader, make_run_network, read_run
 from worklab.serving import answering, plain_model, write_saved_model
@@ -112,6 +113,9 @@ def find_checkpoint(
 def export_weights(checkpoint: Path, path: Path, *, overwrite: bool = False) -> int:
     """Write the weights of a checkpoint by their names as `.safetensors`.
 
+    A checkpoint in the folder of its run also gets a card beside the file, which says
+    what the weights expect of images, and what they answer to one.
+
     Returns:
         The number of variables.
 
@@ -122,7 +126,21 @@ def export_weights(checkpoint: Path, path: Path, *, overwrite: bool = False) -> 
     arrays, state = load_checkpoint(checkpoint)
     network = {k: v for k, v in arrays.items() if not k.startswith("optimizer/")}
     with _appearing(path, overwrite) as temporary:
-        write_weights(temporary, network, class_names=state["class_names"])
+        write_weights(
+            temporary,
+            network,
+            class_names=state["class_names"],
+            layout=state.get("layout"),
+        )
+    if (_run_of(checkpoint) / "run.json").exists():
+        made, setup = _restored_network(checkpoint)
+        write_card(
+            path,
+            made,
+            network_name=f"{type(made).__module__}:{type(made).__name__}",
+            class_names=setup.class_names,
+            crop_fraction=setup.reader.crop_fraction,
+        )
     return len(network)
 
 
@@ -151,7 +169,27 @@ def export_run(
         OSError: If it cannot be written.
         RuntimeError: If it cannot be converted, or answers differently.
     """
-    run = checkpoint.resolve().parent.parent
+    network, setup = _restored_network(checkpoint, num_features)
+    return export_network(
+        network,
+        path,
+        to=to,
+        class_names=setup.class_names,
+        crop_fraction=setup.reader.crop_fraction,
+        inputs=_inputs_of(setup),
+        overwrite=overwrite,
+    )
+
+
+def _run_of(checkpoint: Path) -> Path:
+    return checkpoint.resolve().parent.parent
+
+
+def _restored_network(
+    checkpoint: Path, num_features: int | None = None
+) -> tuple[Network, RunSetup]:
+    """Return the network of a checkpoint in its run's folder, in float32."""
+    run = _run_of(checkpoint)
     setup = read_run(run)
     session_options = dataclasses.replace(setup.session, precision="float32")
     setup = dataclasses.replace(setup, session=session_options)
@@ -162,15 +200,7 @@ def export_run(
         session.restore_file(checkpoint)
     finally:
         session.close()
-    return export_network(
-        network,
-        path,
-        to=to,
-        class_names=setup.class_names,
-        crop_fraction=setup.reader.crop_fraction,
-        inputs=_inputs_of(setup),
-        overwrite=overwrite,
-    )
+    return network, setup
 
 
 def export_network(
