@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from worklab.cli import options_from_json, options_to_json
 from worklab.files import write_atomically, write_json
+from worklab.layouts import Preprocessing
 from worklab.lists import read_class_names, write_class_names
 from worklab.network import Network
 from worklab.options import (
@@ -254,8 +255,22 @@ def with_layout(options: Any) -> Any:
         with open_weights(options.pretrained) as weights:
             found = recognise_layout(layouts, weights)
         layout = None if found is None else found.name
+    for each in layouts:
+        if each.name == layout and not path.exists():
+            _logger.info("%s", _compared_images(each.preprocessing, options.reader))
     restore = dataclasses.replace(options.restore, layout=layout)
     return dataclasses.replace(options, restore=restore)
+
+
+def _compared_images(expected: Preprocessing, reader: ReaderOptions) -> str:
+    """Return how the weights were tested, and how this run shows images."""
+    height, width = reader.image_size
+    size = expected.image_size
+    return (
+        f"the weights were tested on {size}x{size} pixels, crop fraction "
+        f"{expected.crop_fraction:g}, resized {expected.interpolation}; this run has "
+        f"{height}x{width}, crop fraction {reader.crop_fraction:g}, resized bilinear"
+    )
 
 
 def make_reader(split: str, class_names: Sequence[str], setup: Setup) -> JsonListReader:
