@@ -9,8 +9,10 @@ import pytest
 from worklab import Network
 from worklab.layers import AdaptedNormalization, BatchNormalization
 from worklab.pretrained import import_weights
+from worklab.serving import plain_model
 
-from .test_layouts import TOLERANCE, images, randomise, relative_error
+from .comparing import randomise, relative_error
+from .test_layouts import TOLERANCE, images
 
 SIZE = 32
 
@@ -87,6 +89,13 @@ def test_adopted_network_gives_the_logits_of_keras(name, suffix, tmp_path):
     expected = model(images(SIZE).astype("float32"), training=False).numpy()
     assert report.unused == ()
     assert relative_error(logits, expected) < TOLERANCE
+    print(
+        "SPREAD",
+        name,
+        len(model.layers),
+        relative_error(expected[:1], expected[1:]),
+        relative_error(logits, expected),
+    )
 
 
 def test_restored_normalisation_has_an_effect():
@@ -103,6 +112,19 @@ def test_restored_normalisation_has_an_effect():
     expected = pooled @ network.variables["logits/kernel"].numpy()
     assert relative_error(logits, expected) < TOLERANCE
     assert relative_error(logits, before) > 0.1
+
+
+def test_normalisation_leaves_as_one_of_keras():
+    inputs = keras.Input((SIZE, SIZE, 3))
+    network = network_of(
+        keras.Model(inputs, keras.layers.Normalization(name="norm")(inputs))
+    )
+    network.variables["norm/mean"].assign([100.0, 110.0, 120.0])
+    plain = plain_model(network)
+    assert type(plain.get_layer("norm")) is keras.layers.Normalization
+    expected = network({"images": images(SIZE)}, training=False).numpy()
+    logits = plain({"images": images(SIZE)}, training=False).numpy()
+    assert relative_error(logits, expected) < TOLERANCE
 
 
 def test_patterns_give_the_policies():

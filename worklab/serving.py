@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from worklab.layers import BatchNormalization
+from worklab.layers import AdaptedNormalization, BatchNormalization
 from worklab.network import Network
 
 # As in `worklab.images`: below it, bilinear interpolation would skip pixels.
@@ -20,15 +20,16 @@ _MINIMUM_BILINEAR_SCALE = 0.5
 def plain_model(network: Network) -> Any:
     """Return a copy of a network's model that is made of Keras's own layers alone.
 
-    The fused batch normalisation becomes `keras.layers.BatchNormalization`, which
-    computes the same in inference. Layers that the network itself brings stay.
+    Those of `worklab.layers` that only compute otherwise become Keras's; they give the
+    same in inference. Layers that the network itself brings stay.
 
     Returns:
         A functional model: the network's inputs in, float32 logits out.
     """
     copy = keras.models.clone_model(network.model, clone_function=_plain_layer)
     for layer in network.model.layers:
-        copy.get_layer(layer.name).set_weights(layer.get_weights())
+        if not isinstance(layer, AdaptedNormalization):
+            copy.get_layer(layer.name).set_weights(layer.get_weights())
     return copy
 
 
@@ -158,10 +159,14 @@ def decode_centre(
 
 
 def _plain_layer(layer: Any) -> Any:
-    kind = type(layer)
+    kind, config = type(layer), layer.get_config()
     if kind is BatchNormalization:
         kind = keras.layers.BatchNormalization
-    return kind.from_config(layer.get_config())
+    elif kind is AdaptedNormalization:
+        mean, variance, _ = layer.get_weights()
+        kind = keras.layers.Normalization
+        config |= {"mean": mean.tolist(), "variance": variance.tolist()}
+    return kind.from_config(config)
 
 
 def _size(image: Any) -> Any:
