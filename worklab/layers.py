@@ -98,8 +98,10 @@ class GroupedConv2D(keras.layers.Conv2D):
 
     Example:
         >>> layer = GroupedConv2D(6, 3, groups=2)
-        >>> layer(tf.ones((1, 5, 5, 4))).shape, layer.kernel.shape
-        (TensorShape([1, 3, 3, 6]), (3, 3, 2, 6))
+        >>> layer(tf.ones((1, 5, 5, 4))).shape
+        TensorShape([1, 3, 3, 6])
+        >>> tuple(layer.kernel.shape)
+        (3, 3, 2, 6)
 
     Source: Krizhevsky et al. 2012, "ImageNet classification with deep convolutional
         neural networks", figure 2.
@@ -193,7 +195,7 @@ class AdaptedNormalization(keras.layers.Normalization):
     Example:
         >>> layer = AdaptedNormalization()
         >>> layer.build((None, 1))
-        >>> layer.variables[0].assign([2.0])
+        >>> _ = layer.variables[0].assign([2.0])
         >>> float(layer(tf.fill((1, 1), 5.0))[0, 0])
         3.0
     """
