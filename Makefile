@@ -4,8 +4,13 @@ PY := .venv/bin/python
 PIP := -m pip --disable-pip-version-check -qq  # errors only
 READY := .venv/.installed
 
+# The other libraries that `make parity` compares with, apart from .venv.
+PARITY := .venv-parity
+PEERS := torch==2.13.0 pillow==13.0.0 huggingface-hub==2.4.0 pyyaml==6.0.3
+PEERS_ALONE := torchvision==0.28.0 timm==1.0.31
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench stress constraints clean
+.PHONY: help demo test check format bench parity stress constraints clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -32,6 +37,9 @@ bench: $(READY)  ## measure training, reading, saving and importing (minutes; ke
 	@$(PY) benchmarks/checkpoint.py
 	@$(PY) benchmarks/import.py
 
+parity: $(PARITY)/.installed  ## compare imported networks with torchvision, timm and Keras
+	@$(PARITY)/bin/python -m benchmarks.parity
+
 stress: $(READY)  ## run the fault tests, minutes each
 	@$(PY) -m pytest -m stress --timeout 1800
 
@@ -48,8 +56,8 @@ constraints:  ## resolve the newest versions allowed into constraints.txt
 	cp "$$fresh/new" constraints.txt; \
 	echo "Wrote constraints.txt; now run: make check test"
 
-clean:  ## remove .venv, caches and build products (never runs/ or data/)
-	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+clean:  ## remove .venv*, caches and build products (never runs/ or data/)
+	@rm -rf .venv $(PARITY) .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A .venv without a working pip (interrupted, or its Python is gone) is made anew.
@@ -57,4 +65,15 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Setting up .venv with the pinned packages (a few minutes the first time)"
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@$(PY) $(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# Without their requirements: torchvision asks for one build of PyTorch, mostly the one for
+# GPUs, for its compiled operators. Its models, which are all that is compared, are plain
+# Python (tests/golden/peers.py), and timm would bring torchvision's requirements back.
+$(PARITY)/.installed: Makefile pyproject.toml constraints.txt
+	@echo "Setting up $(PARITY) with the pinned packages (a few minutes the first time)"
+	@$(PARITY)/bin/python -m pip --version >/dev/null 2>&1 || \
+	    $(PYTHON) -m venv --clear $(PARITY)
+	@$(PARITY)/bin/python $(PIP) install -c constraints.txt -e . $(PEERS)
+	@$(PARITY)/bin/python $(PIP) install --no-deps $(PEERS_ALONE)
 	@touch $@

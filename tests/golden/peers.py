@@ -33,10 +33,7 @@ def import_torchvision() -> Any:
 def make_peer(
     library: str, name: str, *, gain: float = 1.0, **settings: Any
 ) -> torch.nn.Module:
-    """Return a model of torchvision or timm, filled, ready to answer.
-
-    It reckons in float64, so that what differs from its answers is our own rounding.
-    """
+    """Return a model of torchvision or timm, filled, ready to answer."""
     models = import_torchvision().models
     if library == "timm":
         create = importlib.import_module("timm").create_model
@@ -48,7 +45,7 @@ def make_peer(
         for key, value in model.state_dict().items()
     }
     model.load_state_dict(state)
-    return model.double().eval()
+    return model.eval()
 
 
 def answer(
@@ -56,8 +53,12 @@ def answer(
     images: np.ndarray,
     statistics: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET,
 ) -> np.ndarray:
-    """Return the logits for uint8 images, after the library's preprocessing."""
+    """Return the logits for uint8 images, after the library's preprocessing.
+
+    From here on the model reckons in float64, so that what differs from its answers
+    is our own rounding.
+    """
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in statistics)
     inputs = torch.from_numpy(images).permute(0, 3, 1, 2).double() / 255
     with torch.no_grad():
-        return model((inputs - mean) / std).numpy()
+        return model.double()((inputs - mean) / std).numpy()
