@@ -29,7 +29,7 @@ from worklab.options import (
 from worklab.runs import (
     make_network,
     make_reader,
-    with_layout,
+    resolve,
     write_result,
     write_run,
 )
@@ -80,7 +80,7 @@ def main(options: Options) -> dict[str, Any]:
             f"num_steps={options.num_steps}, save_every={options.save_every}"
         )
     console = Console(soft_wrap=True)
-    options = with_layout(options)
+    options = resolve(options)
     session = Session(options.run, options.session)
     with session, Writer(options.run, console=console) as writer:
         class_names = find_class_names(options.data.folder / options.data.train)

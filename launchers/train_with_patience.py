@@ -33,7 +33,7 @@ from worklab.runs import (
     make_network,
     make_reader,
     read_result,
-    with_layout,
+    resolve,
     write_result,
     write_run,
 )
@@ -81,7 +81,7 @@ def main(options: Options) -> dict[str, Any]:
         show_result(console, options.run, result)
         return result
 
-    options = with_layout(options)
+    options = resolve(options)
     session = Session(options.run, options.session)
     with session, Writer(options.run, console=console) as writer:
         class_names = find_class_names(options.data.folder / options.data.train)
@@ -113,7 +113,8 @@ def main(options: Options) -> dict[str, Any]:
         while not patience.complete:
             next_validation = patience.last_step + options.patience.valid_every
             trainer.train(max(0, next_validation - session.step))
-            valid = validation.test().statistics
+            with trainer.averaged_weights():
+                valid = validation.test().statistics
             decision = patience.update(session.step, valid.loss)
             if decision == "best":
                 session.best_step = session.step
@@ -128,8 +129,10 @@ def main(options: Options) -> dict[str, Any]:
             session.save()
 
         best_step = session.restore_best()
-        tester = Tester(network, test_reader, session, split="test")
-        test = tester.test(step=best_step)
+        with trainer.averaged_weights():
+            test = Tester(network, test_reader, session, split="test").test(
+                step=best_step
+            )
         test.save(options.run / "tests")
     result = {
         "step": session.step,

@@ -4,8 +4,8 @@ import pytest
 
 from launchers import train
 from tests.conftest import CLASS_NAMES
-from worklab import Network
-from worklab.options import DataOptions, LayerOptions, ReaderOptions
+from worklab import Network, runtime
+from worklab.options import DataOptions, LayerOptions, ReaderOptions, SessionOptions
 from worklab.readers import JsonListReader
 from worklab.runs import (
     load_network_class,
@@ -13,6 +13,7 @@ from worklab.runs import (
     make_reader,
     read_result,
     read_run,
+    resolve,
     write_result,
     write_run,
 )
@@ -143,3 +144,18 @@ def test_another_network_or_other_images_are_refused(tmp_path, tiny_folder):
     valid = make_reader("valid", CLASS_NAMES, first)
     with pytest.raises(ValueError, match=r"the train list is not the one"):
         write_run(tmp_path, first, network, valid)
+
+
+def test_precision_auto_is_what_the_run_began_with(tmp_path, tiny_folder, monkeypatch):
+    monkeypatch.setattr(runtime, "bfloat16_hardware", lambda: "amx_bf16")
+    given = options(
+        tiny_folder, run=tmp_path / "run", session=SessionOptions(precision="auto")
+    )
+    begun = resolve(given)
+    assert begun.session.precision == "bfloat16"
+    reader = make_reader("train", CLASS_NAMES, begun)
+    network = make_network(reader, begun)
+    assert network.precision == "bfloat16"
+    write_run(begun.run, begun, network, reader)
+    monkeypatch.setattr(runtime, "bfloat16_hardware", lambda: "")  # another machine
+    assert resolve(given) == begun

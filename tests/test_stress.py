@@ -203,9 +203,7 @@ def outcome(run):
         and not path.name.startswith("events.out")
     }
     curves = {
-        folder.name: [
-            point for point in scalars(folder) if "per_second" not in point[1]
-        ]
+        folder.name: [point for point in scalars(folder) if "speed/" not in point[1]]
         for folder in (run / "tensorboard").iterdir()
     }
     graphs = [e.step for e in events(run / "tensorboard/train") if e.graph_def]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from worklab import Session, Trainer, Writer
+from worklab import Network, Session, Trainer, Writer
 from worklab.checkpoints import digest
 from worklab.options import (
     AugmentOptions,
@@ -310,3 +310,162 @@ def test_batch_larger_than_the_split_is_an_error(tmp_path, tiny_images):
     reader = ArrayReader(images, labels, CLASS_NAMES, options=options)
     with pytest.raises(ValueError, match=r"training images \(30\).*batch_size=31"):
         make_trainer(tmp_path, reader).train(1)
+
+
+# === Batches in parts ===
+
+
+class Plain(Network):
+    """A network without batch normalisation, which would see the parts."""
+
+    def _construct(self, images):
+        x = self.conv_layer(images, 4, 3, strides=2)
+        x = self.activation(x)
+        return self.full_layer(x, self.num_classes, scope="logits")
+
+
+def trained_plain(run, reader, micro_batches, num_steps=4):
+    options = TrainingOptions(micro_batches=micro_batches, log_every=1)
+    network = Plain(3, image_shape=(8, 8, 3))
+    trainer = make_trainer(run, reader, network=network, options=options)
+    trainer.train(num_steps)
+    assert trainer.num_traces == 1
+    rows = [(float(row["loss"]), float(row["accuracy"])) for row in history(run)]
+    return values(network), rows
+
+
+@pytest.mark.parametrize("micro_batches", [2, 3, 6])
+def test_parts_of_a_batch_train_as_the_whole(tmp_path, tiny_reader, micro_batches):
+    assert tiny_reader.options.batch_size == 6
+    whole, whole_rows = trained_plain(tmp_path / "whole", tiny_reader, 1)
+    parts, rows = trained_plain(tmp_path / "parts", tiny_reader, micro_batches)
+    np.testing.assert_allclose(rows, whole_rows, rtol=1e-5)
+    for name, value in whole.items():
+        np.testing.assert_allclose(parts[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_image_of_a_later_part_is_named_where_it_is_not_finite(tmp_path, tiny_reader):
+    class Bad(Plain):
+        def losses(self, batch, logits, *, training):
+            losses = super().losses(batch, logits, training=training)
+            is_bad = tf.equal(batch["index"], bad)
+            return tf.where(is_bad, tf.constant(np.nan), losses)
+
+    bad = int(tiny_reader.train_batch(0)["index"][-1])
+    trainer = make_trainer(
+        tmp_path,
+        tiny_reader,
+        network=Bad(3, image_shape=(8, 8, 3)),
+        options=TrainingOptions(micro_batches=3),
+    )
+    with pytest.raises(FloatingPointError, match=f"1 of its 6 images.*`record {bad}`"):
+        trainer.train(1)
+
+
+def test_parts_must_divide_the_batch(tmp_path, tiny_reader):
+    with pytest.raises(ValueError, match="micro_batches=4, batch_size=6"):
+        make_trainer(tmp_path, tiny_reader, options=TrainingOptions(micro_batches=4))
+
+
+# === Averages of weights ===
+
+
+def test_average_follows_the_weights_and_is_what_is_tested(tmp_path, tiny_reader):
+    momentum, weight = 0.8, "slow/a/conv/kernel"
+    trainer = make_trainer(
+        tmp_path, tiny_reader, optimizer=OptimizerOptions(average=momentum)
+    )
+    average = None
+    for _ in range(4):
+        trainer.train(1)
+        value = values(trainer.network)[weight]
+        average = (
+            value if average is None else momentum * average + (1 - momentum) * value
+        )
+    before = values(trainer.network)
+    with trainer.averaged_weights():
+        inside = values(trainer.network)
+    np.testing.assert_allclose(inside[weight], average, rtol=1e-5, atol=1e-7)
+    assert not np.allclose(inside[weight], before[weight])
+    after = values(trainer.network)
+    for name, value in before.items():
+        np.testing.assert_array_equal(after[name], value)
+        if name.startswith("frozen/") or "moving" in name:
+            np.testing.assert_array_equal(inside[name], value)
+
+
+def test_session_without_an_optimizer_restores_the_averages(tmp_path, tiny_reader):
+    trainer = make_trainer(
+        tmp_path, tiny_reader, optimizer=OptimizerOptions(average=0.8)
+    )
+    trainer.train(3)
+    trainer.session.save()
+    trainer.session.close()
+    with trainer.averaged_weights():
+        expected = values(trainer.network)
+    network = TinyNetwork(3, image_shape=(8, 8, 3))
+    session = Session(tmp_path)
+    session.track_variables(network.variables)
+    session.restore_latest()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(values(network)[name], value)
+
+
+def test_averages_and_parts_go_on_identically_after_a_restart(tmp_path, tiny_reader):
+    settings = {
+        "optimizer": OptimizerOptions(name="adamw", average=0.9),
+        "options": TrainingOptions(micro_batches=2),
+        "rate": 0.01,
+    }
+    whole = make_trainer(tmp_path / "whole", tiny_reader, **settings)
+    whole.train(6)
+    first = make_trainer(tmp_path / "run", tiny_reader, **settings)
+    first.train(2)
+    first.session.save()
+    first.session.close()
+    second = make_trainer(tmp_path / "run", tiny_reader, **settings)
+    second.train(4)
+    arrays = [
+        {name: v.value.numpy() for name, v in each.session._variables.items()}
+        for each in (whole, second)
+    ]
+    assert digest(arrays[0]) == digest(arrays[1])
+
+
+@pytest.mark.parametrize("average", [0.0, 1.0, -0.1])
+def test_momentum_of_the_average_out_of_range(tmp_path, tiny_reader, average):
+    with pytest.raises(ValueError, match=f"`average` must be in.*average={average}"):
+        make_trainer(tmp_path, tiny_reader, optimizer=OptimizerOptions(average=average))
+
+
+# === Speed ===
+
+
+def test_speed_waiting_and_share_of_the_limit_are_logged(tmp_path, tiny_reader):
+    trainer = make_trainer(tmp_path, tiny_reader, options=TrainingOptions(log_every=2))
+    trainer.train(4)
+    trainer.writer.close()
+    found = {
+        value.tag: tf.make_ndarray(value.tensor)
+        for event in read_events(tmp_path / "tensorboard/train")
+        for value in event.summary.value
+        if value.tag.startswith("speed/")
+    }
+    assert found["speed/images_per_second"] > 0
+    assert 0 <= found["speed/waiting_for_data"] < 1
+    assert 0 < found["speed/share_of_matmul_limit"] < 1
+
+
+def test_profile_of_some_steps_is_written(tmp_path, tiny_reader):
+    trainer = make_trainer(
+        tmp_path, tiny_reader, options=TrainingOptions(profile=(2, 3))
+    )
+    trainer.train(5)
+    (path,) = (tmp_path / "tensorboard/plugins/profile").rglob("*.xplane.pb")
+    assert path.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("profile", [(0, 3), (4, 3)])
+def test_profile_out_of_range(tmp_path, tiny_reader, profile):
+    with pytest.raises(ValueError, match="`profile` is a first and a last step"):
+        make_trainer(tmp_path, tiny_reader, options=TrainingOptions(profile=profile))

@@ -34,10 +34,10 @@ def test_scalars_of_both_splits_share_their_tags(tmp_path):
     with Writer(tmp_path) as writer:
         writer.write_scalars(1, {"loss": 0.5, "learning_rate": 0.1})
         writer.write_scalars(2, {"loss": 0.25, "accuracy": 1.0}, split="valid")
-        writer.write_speed(2, 100.0)
+        writer.write_speed(2, {"images_per_second": 100.0})
     train = scalars(tmp_path / "tensorboard/train")
     assert (1, "loss", 0.5) in train
-    assert (2, "images_per_second", 100.0) in train
+    assert (2, "speed/images_per_second", 100.0) in train
     assert (2, "loss", 0.25) in scalars(tmp_path / "tensorboard/valid")
     assert rows(tmp_path) == [
         {

@@ -251,6 +251,17 @@ def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return arrays, json.loads(text)
 
 
+def with_averages(
+    arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Return a checkpoint's arrays, the averages of weights in the weights' place.
+
+    Averages are what a run tests and exports, where it keeps them; else its weights.
+    """
+    averages = state.get("averages", {})
+    return {name: arrays[averages.get(name, name)] for name in arrays}
+
+
 def digest(arrays: Mapping[str, np.ndarray]) -> str:
     """Return a SHA-256 over names, types, shapes and values, in the names' order."""
     sha = hashlib.sha256()

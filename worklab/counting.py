@@ -165,6 +165,23 @@ class Work:
             console.print(line, highlight=False, markup=False)
 
 
+def count_training(work: Work) -> int:
+    """Return the multiply-accumulates of one image's training step, as far as counted.
+
+    Beside the forward pass each layer behind the first that learns passes the gradient
+    on, and each that learns computes that of its weights; either costs as much again.
+    """
+    total, learning = 0, False
+    for row in work.rows:
+        macs = row.macs or 0
+        total += macs
+        if learning:
+            total += macs
+        if row.trainable:
+            total, learning = total + macs, True
+    return total
+
+
 def count_work(model: Any) -> Work:
     """Count what a network costs, from its graph alone; nothing is computed.
 

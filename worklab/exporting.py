@@ -21,6 +21,7 @@ from worklab.checkpoints import (
     checkpoint_path,
     list_steps,
     load_checkpoint,
+    with_averages,
 )
 from worklab.files import write_json, writing
 from worklab.images import warp
@@ -124,6 +125,7 @@ def export_weights(checkpoint: Path, path: Path, *, overwrite: bool = False) -> 
         OSError: If it cannot be written.
     """
     arrays, state = load_checkpoint(checkpoint)
+    arrays = with_averages(arrays, state)
     network = {k: v for k, v in arrays.items() if not k.startswith("optimizer/")}
     with _appearing(path, overwrite) as temporary:
         write_weights(

@@ -107,6 +107,7 @@ class Network(Primitives):
                 "`precision` must be 'float32' or 'bfloat16'. "
                 f"Received: precision={precision!r}"
             )
+        self.precision = precision
         self._dtype = "mixed_bfloat16" if precision == "bfloat16" else "float32"
         self._scopes = [Scope()]
         self.policies: dict[str, Policy] = {}

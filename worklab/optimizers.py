@@ -36,6 +36,11 @@ def make_optimizer(options: OptimizerOptions, network: Network) -> Any:
             "`clip_norm` must be above 0, or None for no clipping. "
             f"Received: clip_norm={options.clip_norm}"
         )
+    if options.average is not None and not 0 < options.average < 1:
+        raise ValueError(
+            "`average` must be in (0, 1), e.g. 0.999, or None for no average. "
+            f"Received: average={options.average}"
+        )
     variables = network.model.trainable_variables
     if not variables:
         raise ValueError(
@@ -64,6 +69,8 @@ def make_optimizer(options: OptimizerOptions, network: Network) -> Any:
         learning_rate=0.0,
         name=options.name,
         global_clipnorm=options.clip_norm,
+        use_ema=options.average is not None,
+        ema_momentum=options.average or 0.99,
         **settings,
     )
     optimizer.lr_mults = [network.policy(name).lr_mult for name in names]
@@ -71,6 +78,16 @@ def make_optimizer(options: OptimizerOptions, network: Network) -> Any:
     optimizer.decoupled = options.name == "adamw"
     optimizer.build(variables)
     return optimizer
+
+
+def averages(optimizer: Any, network: Network) -> dict[str, Any]:
+    """Return the moving averages of weights that an optimizer keeps, by weight."""
+    if not optimizer.use_ema:
+        return {}
+    name_of = {id(variable): name for name, variable in network.variables.items()}
+    names = [name_of[id(variable)] for variable in network.model.trainable_variables]
+    kept = optimizer._model_variables_moving_average
+    return dict(zip(names, kept, strict=True))
 
 
 def _with_policies(base: Any) -> Any:

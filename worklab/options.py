@@ -151,6 +151,8 @@ class OptimizerOptions:
     """Nesterov's momentum; sgd only."""
     clip_norm: float | None = None
     """Largest global norm of the gradient, over all trained layers; None: any."""
+    average: float | None = None
+    """Momentum of a moving average of the weights, to test with; None: no average."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,10 +177,14 @@ class SessionOptions:
 
     seed: int = 0
     """Seed of initialisation, order and augmentation."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the layers; weights, statistics and loss stay float32."""
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Arithmetic of the layers, not of weights and loss; auto: what the machine has."""
     num_threads: int = 0
     """Threads of TensorFlow; 0 takes every core."""
+    device: Literal["auto", "cpu"] = "auto"
+    """`cpu` leaves the GPU to others."""
+    gpu_megabytes: int | None = None
+    """Most memory to take of each GPU; None: as much as TensorFlow likes."""
     keep: int = 3
     """Newest checkpoints kept, besides the best."""
     keep_every: int = 0
@@ -197,6 +203,10 @@ class TrainingOptions:
     """At a loss that is not finite: `rollback` goes back and skips that batch."""
     log_every: int = 20
     """Steps between rows of the log."""
+    micro_batches: int = 1
+    """Parts in which a batch goes through the network, as each needs less memory."""
+    profile: tuple[int, int] | None = None
+    """First and last step of a profile for TensorBoard; None: no profile."""
     estimate_statistics: int = 0
     """Batches over which batch-norm statistics are estimated at a cold start."""
     log_images: bool = False

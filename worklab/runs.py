@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from worklab.cli import options_from_json, options_to_json
 from worklab.files import write_atomically, write_json
-from worklab.layouts import Preprocessing
+from worklab.layouts import Layout, Preprocessing
 from worklab.lists import read_class_names, write_class_names
 from worklab.network import Network
 from worklab.options import (
@@ -32,6 +32,7 @@ from worklab.options import (
 from worklab.pretrained import ImportReport, open_weights, recognise_layout
 from worklab.reader import Reader
 from worklab.readers import JsonListReader
+from worklab.runtime import choose_precision
 
 _logger = logging.getLogger(__name__)
 _PACKAGES = ("tensorflow", "keras", "numpy", "grain", "opencv-python-headless")
@@ -233,33 +234,41 @@ class Setup(Protocol):
         """Form of a canonical network."""
 
 
-def with_layout(options: Any) -> Any:
-    """Return a launcher's options with the layout of its pretrained file.
+def resolve(options: Any) -> Any:
+    """Return a launcher's options with what the machine and the file decide.
 
-    A canonical network is made in the form that the weights were trained in. A run
-    that has begun keeps its form, also when the file is gone.
+    Precision `auto` becomes what the machine has in hardware. A canonical network is
+    made in the layout that the pretrained weights were trained in. A run that has
+    begun keeps both, also on another machine or when the file is gone.
 
     Raises:
         ValueError: If the pretrained file cannot be read.
     """
-    layouts = load_network_class(options.network).layouts
-    if options.restore.layout is not None or not layouts:
-        return options
     path = options.run / "run.json"
+    before: Mapping[str, Any] = {}
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))["options"]
+    session, restore = options.session, options.restore
+    if session.precision == "auto":
+        begun = before.get("session", {}).get("precision")
+        precision = begun or choose_precision(session.precision)
+        session = dataclasses.replace(session, precision=precision)
+    layouts = load_network_class(options.network).layouts
+    if layouts and restore.layout is None:
         layout = before.get("restore", {}).get("layout")
-    elif options.pretrained is None:
-        return options
-    else:
-        with open_weights(options.pretrained) as weights:
-            found = recognise_layout(layouts, weights)
-        layout = None if found is None else found.name
-    for each in layouts:
-        if each.name == layout and not path.exists():
-            _logger.info("%s", _compared_images(each.preprocessing, options.reader))
-    restore = dataclasses.replace(options.restore, layout=layout)
-    return dataclasses.replace(options, restore=restore)
+        if not before and options.pretrained is not None:
+            layout = _layout_of_file(layouts, options)
+        restore = dataclasses.replace(restore, layout=layout)
+    return dataclasses.replace(options, session=session, restore=restore)
+
+
+def _layout_of_file(layouts: Sequence[Layout], options: Any) -> str | None:
+    with open_weights(options.pretrained) as weights:
+        layout = recognise_layout(layouts, weights)
+    if layout is None:
+        return None
+    _logger.info("%s", _compared_images(layout.preprocessing, options.reader))
+    return layout.name
 
 
 def _compared_images(expected: Preprocessing, reader: ReaderOptions) -> str:
@@ -316,7 +325,7 @@ def _make_network(
         num_classes,
         image_shape=image_shape,
         num_features=num_features,
-        precision=setup.session.precision,
+        precision=choose_precision(setup.session.precision),
         seed=setup.session.seed,
         layout=setup.restore.layout,
         options=setup.layers,

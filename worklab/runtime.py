@@ -1,6 +1,10 @@
-"""The machine: seeds, threads, determinism."""
+"""The machine: devices, precision, threads, seeds, determinism."""
 
+import functools
 import logging
+import re
+import time
+from pathlib import Path
 from typing import Literal
 
 import keras
@@ -9,6 +13,12 @@ import tensorflow as tf
 from worklab.options import SessionOptions
 
 _logger = logging.getLogger(__name__)
+
+# Ampere; NVIDIA, CUDA C++ Programming Guide, table of features by compute capability.
+_FIRST_GPU_WITH_BFLOAT16 = (8, 0)
+# As Linux names them in /proc/cpuinfo; oneDNN computes bfloat16 by either.
+_CPU_FLAGS = ("amx_bf16", "avx512_bf16")
+_MATMUL_SIZE = 1024
 
 
 def configure(options: SessionOptions) -> None:
@@ -29,6 +39,20 @@ def configure(options: SessionOptions) -> None:
         raise ValueError(
             "`num_threads` must be at least 0, where 0 takes every core. "
             f"Received: num_threads={options.num_threads}"
+        )
+    if options.device != "auto" or options.gpu_megabytes is not None:
+        try:
+            limit_device(options.device, options.gpu_megabytes)
+        except RuntimeError:
+            _logger.warning(
+                "`device` and `gpu_megabytes` come too late: TensorFlow has started in "
+                "this process with its own choice, which stays."
+            )
+    if options.precision == "bfloat16" and not bfloat16_hardware():
+        _logger.warning(
+            "this machine has no bfloat16 in hardware, so it computes in float32 and "
+            "converts all the time: expect it to be slower than float32. "
+            "`--session.precision auto` takes what the machine has."
         )
     keras.utils.set_random_seed(options.seed)
     if tf.config.list_physical_devices("GPU"):
@@ -71,8 +95,51 @@ def limit_device(
             tf.config.set_logical_device_configuration(gpu, [limit])
 
 
+def bfloat16_hardware() -> str:
+    """Return what computes bfloat16 in hardware here; "" where nothing does."""
+    gpus = tf.config.get_visible_devices("GPU")
+    if gpus:
+        details = tf.config.experimental.get_device_details(gpus[0])
+        capability = details.get("compute_capability", (0, 0))
+        if capability >= _FIRST_GPU_WITH_BFLOAT16:
+            return f"compute capability {capability[0]}.{capability[1]}"
+        return ""
+    try:
+        flags = re.findall(r"\w+", Path("/proc/cpuinfo").read_text(encoding="ascii"))
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return next((flag for flag in _CPU_FLAGS if flag in flags), "")
+
+
+def choose_precision(
+    precision: Literal["float32", "bfloat16", "auto"],
+) -> Literal["float32", "bfloat16"]:
+    """Return the precision, `auto` replaced by what the machine has in hardware."""
+    if precision == "auto":
+        return "bfloat16" if bfloat16_hardware() else "float32"
+    return precision
+
+
 def describe_device(precision: str) -> str:
     """Return one line: what the run computes on, and how."""
-    gpus = tf.config.list_physical_devices("GPU")
+    gpus = tf.config.get_visible_devices("GPU")
     where = f"{len(gpus)} GPU" if gpus else "CPU"
-    return f"{where}, {precision}"
+    hardware = bfloat16_hardware() if precision == "bfloat16" else ""
+    return f"{where}, {precision}{' by ' if hardware else ''}{hardware}"
+
+
+@functools.cache
+def matmul_limit(precision: Literal["float32", "bfloat16"]) -> float:
+    """Return the multiply-accumulates a second of the best of some large products.
+
+    It is what the machine can do at most, as libraries for it are made for this; takes
+    about a tenth of a second on two cores.
+    """
+    size = _MATMUL_SIZE
+    matrix = tf.ones((size, size), tf.as_dtype(precision))
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        tf.matmul(matrix, matrix)[0, 0].numpy()  # waits until it is computed
+        seconds.append(time.perf_counter() - start)
+    return size**3 / min(seconds)

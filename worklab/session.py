@@ -16,6 +16,7 @@ from worklab.checkpoints import (
     Checkpoints,
     bring_to_disk,
     load_checkpoint,
+    with_averages,
 )
 from worklab.locks import RunLock
 from worklab.network import Network
@@ -74,6 +75,7 @@ class Session:
         )
         self._class_names: list[str] = []
         self._layout: str | None = None
+        self._averages: dict[str, str] = {}
         self._variables: dict[str, Any] = {}
         self._states: dict[str, Stateful] = {}
         self._read_variables: Any = None
@@ -98,6 +100,13 @@ class Session:
                     "two tracked variables have one name; give a layer another "
                     f"`scope=`. Received: {full_name!r} twice"
                 )
+
+    def track_averages(self, averages: Mapping[str, str]) -> None:
+        """Note which tracked variables are averages of weights, by weight.
+
+        A session that has no optimizer, as for a test, restores these as the weights.
+        """
+        self._averages = dict(averages)
 
     def track_state(self, name: str, stateful: Stateful) -> None:
         """Save and restore the state of an object, as JSON has it."""
@@ -188,6 +197,7 @@ class Session:
             "best_step": self.best_step,
             "class_names": self._class_names,
             "layout": self._layout,
+            "averages": self._averages,
             "states": {name: s.get_state() for name, s in self._states.items()},
         }
         self.finish()
@@ -268,7 +278,9 @@ class Session:
                 "Received: best_step=None"
             )
         self.finish()
-        arrays, _ = self.checkpoints.load(self.best_step)
+        arrays, state = self.checkpoints.load(self.best_step)
+        if not any(map(_is_optimizer, self._variables)):
+            arrays = with_averages(arrays, state)
         self._assign(self.checkpoints.path(self.best_step), arrays)
         return self.best_step
 
@@ -362,6 +374,8 @@ class Session:
                 f"{_excerpt(state['class_names'])}. Give the list it was trained on, "
                 f"or another `--run`. Received: {_excerpt(self._class_names)}"
             )
+        if not any(map(_is_optimizer, self._variables)):  # a test
+            arrays = with_averages(arrays, state)
         self._assign(path, arrays)
         self.step = self._saved_step = state["step"]
         self.best_step = self._saved_best_step = state["best_step"]

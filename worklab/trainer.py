@@ -1,20 +1,25 @@
 """Trainer: the training loop."""
 
 import collections
+import contextlib
 import dataclasses
+import functools
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from worklab.clock import Clock
+from worklab.counting import count_training, count_work
 from worklab.layers import BatchNormalization
+from worklab.micro_batches import Gradients, sum_over_parts
 from worklab.network import Network
-from worklab.optimizers import make_optimizer
+from worklab.optimizers import averages, make_optimizer
 from worklab.options import OptimizerOptions, TrainingOptions
 from worklab.reader import Batch, Reader
+from worklab.runtime import matmul_limit
 from worklab.session import Session
 from worklab.tester import batch_signature
 from worklab.writer import Writer
@@ -81,7 +86,7 @@ class Trainer:
         optimizer: OptimizerOptions = OptimizerOptions(),
         options: TrainingOptions = TrainingOptions(),
     ) -> None:
-        _check(options)
+        _check(options, reader.options.batch_size)
         self.network = network
         self.reader = reader
         self.session = session
@@ -89,16 +94,21 @@ class Trainer:
         self.learning_rate = learning_rate
         self.options = options
         self.optimizer = make_optimizer(optimizer, network)
+        self._averages = averages(self.optimizer, network)
         self._sums: dict[str, float] = {}
         self._skipped: set[int] = set()
         self._started_steps: collections.deque[_Step] = collections.deque()
         self._batches: Iterator[Batch] = iter(())
         self._next_step = -1
         self._step_function: Any = None
-        self._clock = _Clock()
+        self._clock = Clock()
+        self._profiling = False
         session.track_variables(
             {variable.path: variable for variable in self.optimizer.variables},
             prefix="optimizer/",
+        )
+        session.track_averages(
+            {name: f"optimizer/{v.path}" for name, v in self._averages.items()}
         )
         session.track_state("writer", writer)
         session.track_state("trainer", self)
@@ -135,7 +145,9 @@ class Trainer:
         self._clock.start()
         while self.session.step < end:
             self.session.raise_if_stopped()
-            batch = self._next_batch()
+            with self._clock.waiting():
+                batch = self._next_batch()
+            self._profile_from_here()
             rate = self.learning_rate(self.session.step)
             self.session.step += 1
             try:
@@ -152,6 +164,23 @@ class Trainer:
                 continue
             self._clock.count(len(batch["index"]))
             self._log(rate, end, last_step or end)
+            self._profile_to_here()
+
+    @contextlib.contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Let the network have the averages of its weights inside, where it keeps any.
+
+        Tests are made with them, while training goes on with the weights themselves.
+        """
+        weights = [self.network.variables[name] for name in self._averages]
+        values = [weight.value.numpy() for weight in weights]
+        try:
+            for weight, average in zip(weights, self._averages.values(), strict=True):
+                weight.assign(average.value)
+            yield
+        finally:
+            for weight, value in zip(weights, values, strict=True):
+                weight.assign(value)
 
     def get_state(self) -> dict[str, Any]:
         """Return the sums since the last row of the log, and the skipped steps."""
@@ -207,6 +236,25 @@ class Trainer:
             self.writer.write_images(0, {"training batch": images[:16]})
         self.session.save()  # so that there is always something to go back to
 
+    @functools.cached_property
+    def _seconds_at_limit(self) -> float:
+        """Seconds that an image's step would take at the machine's matmul limit."""
+        precision = self.network.precision
+        return count_training(count_work(self.network)) / matmul_limit(precision)
+
+    def _profile_from_here(self) -> None:
+        profile, step = self.options.profile, self.session.step + 1
+        if profile is not None and step == profile[0] and not self._profiling:
+            self.writer.start_profile()
+            self._profiling = True
+
+    def _profile_to_here(self) -> None:
+        profile = self.options.profile
+        if self._profiling and profile is not None and self.session.step >= profile[1]:
+            self._settle(leave=0)
+            self.writer.stop_profile()
+            self._profiling = False
+
     def _next_batch(self) -> Batch:
         if self._next_step != self.session.step:  # at first, and after a restore
             self._batches = self.reader.train_batches(self.session.step)
@@ -228,22 +276,35 @@ class Trainer:
     def _train_step(
         self, batch: Mapping[str, tf.Tensor], learning_rate: tf.Tensor
     ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        network = self.network
+        variables = self.network.model.trainable_variables
+        total_weight = tf.reduce_sum(batch["weights"])
+        gradients, sums, losses = sum_over_parts(
+            lambda part: self._gradients(part, total_weight),
+            batch,
+            self.options.micro_batches,
+        )
+        self.optimizer.learning_rate.assign(learning_rate)
+        self.optimizer.apply(gradients, variables)  # multiplies by each lr_mult
+        scalars = {name: value / total_weight for name, value in sums.items()}
+        return scalars | {"gradient_norm": tf.linalg.global_norm(gradients)}, losses
+
+    def _gradients(
+        self, batch: Mapping[str, tf.Tensor], total_weight: tf.Tensor
+    ) -> Gradients:
+        """Return gradients, weighted sums of loss and scores, and each image's loss."""
+        network, weights = self.network, batch["weights"]
         variables = network.model.trainable_variables
-        weights = batch["weights"]
         with tf.GradientTape() as tape:
             logits = network(batch, training=True)
             losses = network.losses(batch, logits, training=True)
-            loss = tf.reduce_sum(losses * weights) / tf.reduce_sum(weights)
+            loss = tf.reduce_sum(losses * weights) / total_weight
         gradients = tape.gradient(loss, variables)
-        self.optimizer.learning_rate.assign(learning_rate)
-        self.optimizer.apply(gradients, variables)  # multiplies by each lr_mult
-        scores = network.scores(batch, logits)
-        scalars = {"loss": loss, "gradient_norm": tf.linalg.global_norm(gradients)} | {
-            name: tf.reduce_sum(values * weights) / tf.reduce_sum(weights)
-            for name, values in scores.items()
-        }
-        return scalars, losses
+        values = {"loss": losses} | network.scores(batch, logits)
+        return (
+            gradients,
+            {name: tf.reduce_sum(value * weights) for name, value in values.items()},
+            losses,
+        )
 
     def _settle(self, leave: int) -> None:
         """Take in the numbers of started steps, but for the newest `leave`.
@@ -296,7 +357,7 @@ class Trainer:
     def _log(self, rate: float, end: int, last_step: int) -> None:
         step, every = self.session.step, self.options.log_every
         if self._is_logged(end) and self._sums:
-            speed = self._clock.images_per_second()
+            speed, waiting = self._clock.read()
             loss = self._sums["loss"] / self._sums["steps"]
             self.writer.show_progress(step, last_step, loss, rate, speed)
         if step % every == 0 and self._sums:  # not if every step was skipped
@@ -304,32 +365,18 @@ class Trainer:
             scalars = {name: value / steps for name, value in self._sums.items()}
             self._sums.clear()
             self.writer.write_scalars(step, scalars | {"learning_rate": rate})
-            self.writer.write_speed(step, speed)
+            self.writer.write_speed(
+                step,
+                {
+                    "images_per_second": speed,
+                    "waiting_for_data": waiting,
+                    "share_of_matmul_limit": speed * self._seconds_at_limit,
+                },
+            )
         every = self.options.log_histograms
         if every and step % every == 0:
             arrays = {n: v.value.numpy() for n, v in self.network.variables.items()}
             self.writer.write_histograms(step, arrays)
-
-
-class _Clock:
-    """Measures images per second, apart from what comes between calls of `train`."""
-
-    def __init__(self) -> None:
-        self._began = 0.0
-        self._images = 0
-
-    def start(self) -> None:
-        self._began, self._images = time.perf_counter(), 0
-
-    def count(self, images: int) -> None:
-        self._images += images
-
-    def images_per_second(self) -> float:
-        """Return the speed since this was last asked, or since `start`."""
-        now = time.perf_counter()
-        speed = self._images / (now - self._began)
-        self._began, self._images = now, 0
-        return speed
 
 
 def _check_range(images: np.ndarray) -> None:
@@ -341,15 +388,30 @@ def _check_range(images: np.ndarray) -> None:
         )
 
 
-def _check(options: TrainingOptions) -> None:
+def _check(options: TrainingOptions, batch_size: int) -> None:
+    if batch_size % max(1, options.micro_batches):
+        raise ValueError(
+            "`micro_batches` must divide the batch, so that its parts are of one size. "
+            f"Received: micro_batches={options.micro_batches}, batch_size={batch_size}"
+        )
+    if (
+        options.profile is not None
+        and not 1 <= options.profile[0] <= options.profile[1]
+    ):
+        raise ValueError(
+            "`profile` is a first and a last step, counted from 1. "
+            f"Received: profile={options.profile}"
+        )
     limits = {
         "log_every": options.log_every >= 1,
+        "micro_batches": options.micro_batches >= 1,
         "log_histograms": options.log_histograms >= 0,
         "estimate_statistics": options.estimate_statistics >= 0,
     }
     for name, holds in limits.items():
         if not holds:
             raise ValueError(
-                f"`{name}` is out of range: `log_every` is at least 1, the others at "
-                f"least 0. Received: {name}={getattr(options, name)}"
+                f"`{name}` is out of range: `log_every` and `micro_batches` are at "
+                "least 1, the others at least 0. "
+                f"Received: {name}={getattr(options, name)}"
             )

@@ -62,10 +62,20 @@ class Writer:
             for name, value in scalars.items():
                 tf.summary.scalar(name, np.float32(value))
 
-    def write_speed(self, step: int, images_per_second: float) -> None:
+    def write_speed(self, step: int, speeds: Mapping[str, float]) -> None:
         """Write the speed of training, which no two runs share, to TensorBoard."""
         with self._events("train", step):
-            tf.summary.scalar("images_per_second", np.float32(images_per_second))
+            for name, value in speeds.items():
+                tf.summary.scalar(f"speed/{name}", np.float32(value))
+
+    def start_profile(self) -> None:
+        """Begin a TensorFlow profile, for TensorBoard's profile plugin."""
+        tf.profiler.experimental.start(str(self.tensorboard_folder))
+
+    def stop_profile(self) -> None:
+        """End and write the profile."""
+        with writing(self.tensorboard_folder):
+            tf.profiler.experimental.stop()
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """Write batches of uint8 images (batch, height, width, channels)."""
