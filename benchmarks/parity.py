@@ -4,7 +4,8 @@
 
 Each network is made by the other framework with random weights and random statistics
 of its batch normalisations, and saved by it. We import the file and compare logits for
-two random images of the real size. Expected on two cores: about three minutes.
+two random images of the real size. Expected on two cores: one minute, and two
+more when the environment is made.
 """
 
 import dataclasses
@@ -100,6 +101,7 @@ COMPARISONS = (
     applications("resnet.ResNet50", "ResNet50", "resnet"),
     applications("resnet.ResNet50", "ResNet50", "resnet", suffix=".keras"),
     applications("resnet.ResNet50", "ResNet50", "resnet", suffix=".h5"),
+    applications("resnet_v2.ResNet50V2", "ResNet50V2", "resnet_v2"),
     applications(
         "keras_backbone.ResNet50V2", "ResNet50V2", "resnet_v2", head="predictions"
     ),
@@ -159,9 +161,9 @@ def compare(
     assert report.unused == (), report
     error = relative_error(network({"images": images}, training=False), expected)
     cells = (
-        f"`{network_class.__name__}`",
+        f"`{comparison.network}`",
         f"{comparison.library} `{comparison.model}`",
-        report.layout,
+        report.layout or "own names",
         f"`{comparison.suffix}`",
         comparison.image_size,
         f"{error:.1e}",
