@@ -127,11 +127,18 @@ class Network(Primitives):
         if num_features:
             self.features = keras.Input((num_features,), name="features")
             inputs["features"] = self.features
+        self._auxiliary: list[tuple[Any, float]] = []
         logits = self._checked_logits(self._construct(self._preprocess(images)))
-        logits = keras.layers.Activation("linear", dtype="float32", name="output")(
-            logits
-        )
+        logits = _as_output(logits, "output")
         self.model = keras.Model(inputs, logits, name=type(self).__name__)
+        if self._auxiliary:
+            others = [
+                _as_output(each, f"output_auxiliary{number}")
+                for number, (each, _) in enumerate(self._auxiliary, start=1)
+            ]
+            # As an attribute, its variables are the model's, but not its layers.
+            self.model.in_training = keras.Model(inputs, [logits, *others])
+        self._keras_layers = {layer.name: layer for layer in self._all_layers()}
         self._layer_of: dict[str, str] = {}
         self.variables: dict[str, Any] = {}
         self._name_variables()
@@ -146,8 +153,14 @@ class Network(Primitives):
         """
 
     def __call__(self, batch: Mapping[str, Any], *, training: bool) -> tf.Tensor:
-        """Return float32 logits (batch, num_classes) for a batch of the Reader."""
+        """Return float32 logits (batch, num_classes) for a batch of the Reader.
+
+        In training, a network with auxiliary logits returns a list: its logits first,
+        then these, in their order. `losses` and `scores` take both.
+        """
         inputs = {name: batch[name] for name in self.model.input}
+        if training and self._auxiliary:
+            return self.model.in_training(inputs, training=True)
         return self.model(inputs, training=training)
 
     def losses(
@@ -156,8 +169,16 @@ class Network(Primitives):
         """Return the loss of each image, float32 (batch,): softmax cross-entropy.
 
         Labels are smoothed in training only, so that a test loss is the plain log
-        loss whatever the recipe.
+        loss whatever the recipe. Auxiliary logits add theirs, times their weights.
         """
+        if isinstance(logits, list):
+            weights = (1.0, *(weight for _, weight in self._auxiliary))
+            return tf.add_n(
+                [
+                    weight * Network.losses(self, batch, each, training=training)
+                    for weight, each in zip(weights, logits, strict=True)
+                ]
+            )
         smoothing = self.options.label_smoothing if training else 0.0
         if not smoothing:
             return tf.nn.sparse_softmax_cross_entropy_with_logits(
@@ -171,6 +192,8 @@ class Network(Primitives):
         self, batch: Mapping[str, Any], logits: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         """Return what to log beside the loss, each float32 (batch,)."""
+        if isinstance(logits, list):  # the others are auxiliary
+            logits = logits[0]
         right = tf.equal(tf.argmax(logits, axis=-1), batch["labels"])
         return {"accuracy": tf.cast(right, tf.float32)}
 
@@ -204,7 +227,7 @@ class Network(Primitives):
 
     def keras_layer(self, name: str) -> Any:
         """Return the Keras layer of a name with slashes."""
-        return self.model.get_layer(name.replace("/", "."))
+        return self._keras_layers[name.replace("/", ".")]
 
     def summary(self) -> str:
         """Return a table of all variables: shape, policy, and where they come from."""
@@ -316,6 +339,26 @@ class Network(Primitives):
             layer.trainable = lr_mult > 0
             return layer(inputs, **(call or {}))
 
+    def add_auxiliary_logits(self, logits: Any, *, weight: float) -> None:
+        """Let logits from the middle of the network add their loss in training.
+
+        Their layers have policies, are saved and restored as all others; answers,
+        counts and exports are without them.
+
+        Args:
+            logits: (batch, num_classes).
+            weight: Factor on their loss, at least 0.
+
+        Raises:
+            ValueError: If the logits have another shape, or the weight is negative.
+        """
+        if not weight >= 0:
+            raise ValueError(
+                "`weight` of auxiliary logits must be at least 0. "
+                f"Received: weight={weight}"
+            )
+        self._auxiliary.append((self._checked_logits(logits), weight))
+
     def _preprocess(self, images: Any) -> Any:
         std = np.asarray(self.std)
         images = keras.layers.Rescaling(
@@ -336,8 +379,13 @@ class Network(Primitives):
                 return given
         return scope.lr_mult
 
+    def _all_layers(self) -> list[Any]:
+        """Return the layers, with those that only training needs."""
+        model = self.model.in_training if self._auxiliary else self.model
+        return model.layers
+
     def _name_variables(self) -> None:
-        for layer in self.model.layers:
+        for layer in self._all_layers():
             path = layer.name.replace(".", "/")
             if layer.variables and path not in self.policies:
                 raise ValueError(
@@ -424,3 +472,7 @@ class Network(Primitives):
                     f"`lr_mult` names a scope that `{type(self).__name__}` does not "
                     f"have; the nearest are {near}. Received: {given!r}"
                 )
+
+
+def _as_output(logits: Any, name: str) -> Any:
+    return keras.layers.Activation("linear", dtype="float32", name=name)(logits)
