@@ -59,6 +59,8 @@ class ReaderOptions:
     """Share of the shorter side that a test image shows, in (0, 1]."""
     batch_size: int = 64
     """Images per step."""
+    copies: int = 0
+    """Fixed augmented forms of each image, by turns; 0: a fresh one each time."""
     test_batch_size: int = 256
     """Images per batch when testing; changes speed and memory, never a result."""
     num_threads: int | None = None
@@ -205,6 +207,8 @@ class TrainingOptions:
     """Steps between rows of the log."""
     micro_batches: int = 1
     """Parts in which a batch goes through the network, as each needs less memory."""
+    cache_features: bool = False
+    """Compute frozen first layers once for each of the reader's `copies`, and keep."""
     profile: tuple[int, int] | None = None
     """First and last step of a profile for TensorBoard; None: no profile."""
     estimate_statistics: int = 0

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,8 +20,8 @@ from worklab.options import AUGMENT_PRESETS, AugmentOptions, ReaderOptions
 Batch = Mapping[str, np.ndarray]
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
-# First words of the seeds, so that the order never shares numbers with augmentation.
-_ORDER_STREAM, _AUGMENT_STREAM = 0, 1
+# First words of the seeds, so that the streams never share numbers.
+_ORDER_STREAM, _AUGMENT_STREAM, _COPY_STREAM = 0, 1, 2
 
 # Measured: 32x32 records (40 us) halve their rate with a second thread, while
 # 500x375 JPEG files (1.5 ms) want every core.
@@ -40,8 +41,8 @@ class Reader(abc.ABC):
     `index` int64 (batch,), the record's number or -1 for padding, and, where records
     have them, `features` float32 (batch, num_features).
 
-    Implement: `_load(index)`. May override: `augment`, `centre`, `name`. Do not
-    override: `train_batch`, `train_batches`, `test_batches`.
+    Implement: `_load(index)`. May override: `augment`, `centre`, `name`, `version`. Do
+    not override: `train_batch`, `train_batches`, `test_batches`.
 
     Args:
         labels: Class index of each record, integers (num_records,).
@@ -103,6 +104,11 @@ class Reader(abc.ABC):
         """Return what to call record `index` in a message, e.g. its path."""
         return f"record {index}"
 
+    def version(self, index: int) -> str:
+        """Return a text that is another one when the record's content is."""
+        image = self._load_checked(index)
+        return f"{self.name(index)} {image.shape} {zlib.crc32(image.tobytes())}"
+
     def augment(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return the training form of an image: one random warp, then colour.
 
@@ -160,15 +166,43 @@ class Reader(abc.ABC):
                 f"`--reader.batch-size {num_records}` or less. "
                 f"Received: batch_size={size}"
             )
+        batch, copies = self.train_order(step)
+        if self.options.copies:
+            return {"images": self.fixed_images(batch["index"], copies), **batch}
+        images = np.empty((size, *self.image_shape), np.uint8)
+        for row, index in enumerate(batch["index"].tolist()):
+            rng = np.random.default_rng([self.seed, _AUGMENT_STREAM, step * size + row])
+            images[row] = self._read(index, self.augment, rng)
+        return {"images": images, **batch}
+
+    def train_order(self, step: int) -> tuple[Batch, np.ndarray]:
+        """Return training batch `step` without its images, and which form each has.
+
+        Returns:
+            The batch, and int64 (batch,): the number of the fixed augmented form, 0
+            where there are none.
+        """
+        size, num_records = self.options.batch_size, len(self)
         positions = np.arange(step * size, (step + 1) * size)
         index = np.array(
             [self._order(p // num_records)[p % num_records] for p in positions]
         )
-        images = np.empty((size, *self.image_shape), np.uint8)
-        for row, position in enumerate(positions.tolist()):
-            rng = np.random.default_rng([self.seed, _AUGMENT_STREAM, position])
-            images[row] = self._read(int(index[row]), self.augment, rng)
-        return self._batch(images, index)
+        epochs = positions // num_records
+        return self._batch(index), epochs % max(1, self.options.copies)
+
+    def fixed_images(self, index: np.ndarray, copies: np.ndarray) -> np.ndarray:
+        """Return fixed augmented forms of records, uint8 (n, height, width, channels).
+
+        Args:
+            index: Records, int64 (n,).
+            copies: Which of its forms, int64 (n,), below `options.copies`.
+        """
+        images = np.empty((len(index), *self.image_shape), np.uint8)
+        for row, (record, copy) in enumerate(zip(index, copies, strict=True)):
+            words = [self.seed, _COPY_STREAM, int(record), int(copy)]
+            rng = np.random.default_rng(words)
+            images[row] = self._read(int(record), self.augment, rng)
+        return images
 
     def test_batch(self, number: int) -> Batch:
         """Return test batch `number`, padded with weight 0 where records end."""
@@ -178,7 +212,7 @@ class Reader(abc.ABC):
         images = np.zeros((size, *self.image_shape), np.uint8)
         for row, record in enumerate(index[index >= 0]):
             images[row] = self._read(int(record), self.centre)
-        return self._batch(images, index)
+        return {"images": images, **self._batch(index)}
 
     def train_batches(self, start_step: int) -> Iterator[Batch]:
         """Return the endless training batches from `start_step` on."""
@@ -255,10 +289,9 @@ class Reader(abc.ABC):
         image.flags.writeable = False  # a change in place would last into later epochs
         return image
 
-    def _batch(self, images: np.ndarray, index: np.ndarray) -> Batch:
+    def _batch(self, index: np.ndarray) -> Batch:
         real = index >= 0
         batch = {
-            "images": images,
             "labels": np.where(real, self.labels[index], 0),
             "weights": real.astype(np.float32),
             "index": index,
@@ -308,6 +341,7 @@ def _check_options(options: ReaderOptions, augment: AugmentOptions, seed: int) -
     limits = {
         "batch_size": options.batch_size >= 1,
         "test_batch_size": options.test_batch_size >= 1,
+        "copies": options.copies >= 0,
         "image_size": min(options.image_size) >= 1,
         "channels": options.channels in (1, 3),
         "crop_fraction": 0 < options.crop_fraction <= 1,

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from worklab.clock import Clock
 from worklab.counting import count_training, count_work
+from worklab.feature_cache import FeatureCache
 from worklab.layers import BatchNormalization
 from worklab.micro_batches import Gradients, sum_over_parts
 from worklab.network import Network
@@ -103,6 +104,7 @@ class Trainer:
         self._step_function: Any = None
         self._clock = Clock()
         self._profiling = False
+        self._cache: FeatureCache | None = None
         session.track_variables(
             {variable.path: variable for variable in self.optimizer.variables},
             prefix="optimizer/",
@@ -141,6 +143,9 @@ class Trainer:
             return
         if self.session.is_new:
             self._start_cold()
+        if self.options.cache_features and self._cache is None:
+            folder = self.session.run / "cache"
+            self._cache = FeatureCache(self.network, self.reader, folder)
         end = self.session.step + num_steps
         self._clock.start()
         while self.session.step < end:
@@ -240,7 +245,8 @@ class Trainer:
     def _seconds_at_limit(self) -> float:
         """Seconds that an image's step would take at the machine's matmul limit."""
         precision = self.network.precision
-        return count_training(count_work(self.network)) / matmul_limit(precision)
+        trained = self.network if self._cache is None else self._cache.back
+        return count_training(count_work(trained)) / matmul_limit(precision)
 
     def _profile_from_here(self) -> None:
         profile, step = self.options.profile, self.session.step + 1
@@ -257,7 +263,8 @@ class Trainer:
 
     def _next_batch(self) -> Batch:
         if self._next_step != self.session.step:  # at first, and after a restore
-            self._batches = self.reader.train_batches(self.session.step)
+            source = self._cache or self.reader
+            self._batches = source.train_batches(self.session.step)
         batch = next(self._batches)
         self._next_step = self.session.step + 1
         if self._step_function is None:
@@ -295,7 +302,7 @@ class Trainer:
         network, weights = self.network, batch["weights"]
         variables = network.model.trainable_variables
         with tf.GradientTape() as tape:
-            logits = network(batch, training=True)
+            logits = (self._cache or network)(batch, training=True)
             losses = network.losses(batch, logits, training=True)
             loss = tf.reduce_sum(losses * weights) / total_weight
         gradients = tape.gradient(loss, variables)

@@ -52,6 +52,11 @@ class JsonListReader(Reader):
         """Return the path of record `index`, as it stands in the list."""
         return self.records[index].path
 
+    def version(self, index: int) -> str:
+        """Return the path of record `index`, its size and when it was changed."""
+        status = os.stat(os.path.join(self._folder, self.records[index].path))
+        return f"{self.name(index)} {status.st_size} {status.st_mtime_ns}"
+
     def _load(self, index: int) -> np.ndarray:
         # Plain calls: through pathlib an image would cost 35 us more, 2 % of a photo.
         path = os.path.join(self._folder, self.records[index].path)
