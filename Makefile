@@ -36,6 +36,7 @@ bench: $(READY)  ## measure training, reading, saving and importing (minutes; ke
 	@$(PY) benchmarks/reading.py
 	@$(PY) benchmarks/checkpoint.py
 	@$(PY) benchmarks/import.py
+	@$(PY) benchmarks/frozen.py
 
 parity: $(PARITY)/.installed  ## compare imported networks with torchvision, timm and Keras
 	@$(PARITY)/bin/python -m benchmarks.parity
