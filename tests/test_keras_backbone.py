@@ -87,6 +87,7 @@ def test_layout_has_the_preprocessing(name, mean, order):
         ("VGG16", 32),
         ("MobileNet", 32),
         ("ConvNeXtTiny", 32),
+        ("InceptionV3", 75),
         ("Xception", 71),
         ("MobileNetV3Small", 32),
     ],

@@ -119,10 +119,14 @@ class Primitives(abc.ABC):
         *,
         momentum: float = 0.9,
         epsilon: float | None = None,
+        scale: bool = True,
         scope: str = "bn",
         **policy: Any,
     ) -> Any:
-        """Normalise over batch, height and width; frozen by `lr_mult=0` throughout."""
+        """Normalise over batch, height and width; frozen by `lr_mult=0` throughout.
+
+        Without `scale` there is no gamma.
+        """
         return self.layer(
             BatchNormalization,
             inputs,
@@ -130,6 +134,7 @@ class Primitives(abc.ABC):
             policy=policy,
             momentum=momentum,
             epsilon=self.epsilon if epsilon is None else epsilon,
+            scale=scale,
         )
 
     def pool_layer(

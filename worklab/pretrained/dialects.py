@@ -76,6 +76,8 @@ def _translate_keras(layer: Any, source: str, leaf: str) -> Iterable[Translation
         leaves.append("depthwise_kernel")  # as Keras 2 calls it
     elif "/" in leaf:
         leaves.append(leaf.rpartition("/")[2])  # an RNN's, without the cell
+    elif leaf == "beta" and getattr(layer, "scale", None) is False:
+        leaves.append("vars/0")  # Keras 3 does not say that this is not the gamma
     fit = functools.partial(_reshape_kernel, layer)
     return [Translation((_join(source, each),), fit) for each in leaves]
 

@@ -60,10 +60,12 @@ def _from_config(leaves: Sequence[str], config: Mapping[str, Any]) -> list[str]:
 def _from_count(leaves: Sequence[str], count: int) -> list[str] | None:
     if count == len(leaves):
         return list(leaves)
-    optional = [leaf for leaf in leaves if leaf in _SWITCHES]
-    if count == len(leaves) - len(optional):
-        return [leaf for leaf in leaves if leaf not in _SWITCHES]
-    return None  # one of two: which?
+    certain = [leaf for leaf in leaves if leaf not in _SWITCHES]
+    if count == len(certain):
+        return certain
+    if count == len(certain) + 1:  # and one of two: only the layer knows which
+        return ["vars/0", *certain]
+    return None
 
 
 def _fits(names: Sequence[str], shapes: _Shapes) -> bool:
