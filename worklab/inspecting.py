@@ -10,8 +10,9 @@ from rich.table import Table
 from worklab.network import Network
 from worklab.options import RestoreOptions
 from worklab.pretrained.files import WeightsFile
-from worklab.pretrained.mapping import ImportPlan, recognise_layout
+from worklab.pretrained.mapping import ImportPlan
 from worklab.pretrained.proposals import natural_order, propose_restore
+from worklab.pretrained.recognition import recognise_layout
 
 
 def list_arrays(weights: WeightsFile, pattern: str = "") -> Table:

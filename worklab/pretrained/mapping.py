@@ -4,42 +4,30 @@ import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from worklab.layouts import Layout
 from worklab.network import Network
 from worklab.options import RestoreOptions
 from worklab.policies import CLASSES
 from worklab.pretrained.cards import check_answers, check_preprocessing, read_card
-from worklab.pretrained.dialects import (
-    DIALECTS,
-    Dialect,
-    Translation,
-    following_batch_norm,
-    recognise_dialect,
+from worklab.pretrained.dialects import Translation, following_batch_norm
+from worklab.pretrained.files import open_weights
+from worklab.pretrained.recognition import (
+    find_dialect,
+    find_layout,
+    first_numbers,
+    split_number,
 )
-from worklab.pretrained.files import WeightsFile, open_weights
+from worklab.pretrained.report import RANDOM, Action, ImportReport, ImportRow
+from worklab.pretrained.weights_file import WeightsFile
 
-Action = Literal[
-    "copied",
-    "transposed",
-    "reshaped",
-    "sliced",
-    "combined",
-    "folded",
-    "filled",
-    "skipped",
-    "initialised",
-    "missing",
-    "shape",
-]
 _WRONG = ("missing", "shape")
 _STRICT = RestoreOptions()
-_RANDOM = "random generator"
+
 
 # What files hold beside weights, in any framework.
 _NOBODY_NEEDS = re.compile(
@@ -47,83 +35,6 @@ _NOBODY_NEEDS = re.compile(
     r"|/(Momentum|RMSProp(_1)?|Adam(_1)?|ExponentialMovingAverage)$"
     r"|(^|\.)num_batches_tracked$|/seed_generator_state$"
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class ImportRow:
-    """What became of one variable.
-
-    Attributes:
-        variable: Its name in the network.
-        sources: Its names in the file; none where it is initialised.
-        rule: What led there, e.g. `own name`, `restore='conv1'`, `layout slim`.
-        action: What was done, or what is wrong: `missing`, `shape`.
-        detail: More, for a person.
-    """
-
-    variable: str
-    sources: tuple[str, ...]
-    rule: str
-    action: Action
-    detail: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class ImportReport:
-    """Accounts for every variable of the network and every array of the file.
-
-    Attributes:
-        path: The file.
-        format: Kind of the file.
-        dialect: Whose names and array layouts it has.
-        layout: Which form of the canonical network it has; None: no such network.
-        rows: One for each variable.
-        unused: Names in the file that no variable asked for.
-    """
-
-    path: Path
-    format: str
-    dialect: str
-    layout: str | None
-    rows: tuple[ImportRow, ...]
-    unused: tuple[str, ...]
-
-    def count(self, *actions: str) -> int:
-        """Return how many variables these actions befell."""
-        return sum(row.action in actions for row in self.rows)
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether all layers but the last one have what the file holds."""
-        fresh = [row for row in self.rows if row.action in ("skipped", "initialised")]
-        layers = {
-            row.variable.rpartition("/")[0] for row in fresh if row.rule != _RANDOM
-        }
-        last = [row.variable for row in self.rows if row.rule != _RANDOM][-1]
-        return layers <= {last.rpartition("/")[0]}
-
-    def table(self) -> str:
-        """Return a line for each variable, and for each unused name."""
-        lines = [
-            f"  {row.variable} <- {', '.join(row.sources) or '-'}: {row.action}"
-            f" ({row.rule}{', ' if row.detail else ''}{row.detail})"
-            for row in self.rows
-        ]
-        return "\n".join([*lines, *(f"  unused: {name}" for name in self.unused)])
-
-    def __str__(self) -> str:
-        fresh = self.count("skipped", "initialised")
-        kind = self.format if self.layout is None else f"{self.format}, {self.layout}"
-        lines = [
-            f"{self.path} ({kind}): {len(self.rows) - fresh} variables restored, "
-            f"{fresh} initialised, {len(self.unused)} names in the file unused"
-        ]
-        lines += [
-            f"  initialised: {row.variable}"
-            for row in self.rows
-            if row.action in ("skipped", "initialised")
-        ]
-        return "\n".join([*lines, *(f"  unused: {name}" for name in self.unused)])
 
 
 def import_weights(
@@ -168,22 +79,6 @@ def import_weights(
     return report
 
 
-def recognise_layout(layouts: Sequence[Layout], weights: WeightsFile) -> Layout | None:
-    """Return the layout that a file is of; None where nothing in it tells.
-
-    This project's files say it; of others, a name is the sign.
-    """
-    for layout in layouts:
-        if weights.layout == layout.name or _has_sign(layout, weights):
-            return layout
-    return None
-
-
-def _has_sign(layout: Layout, names: Iterable[str]) -> bool:
-    sign = re.compile(layout.sign)
-    return any(sign.fullmatch(name) for name in names)
-
-
 class ImportPlan:
     """What is to be done for each variable, before anything is changed.
 
@@ -206,9 +101,9 @@ class ImportPlan:
         self.options = options
         self.class_names = list(class_names)
         self.names = set(weights)
-        self.dialect = _find_dialect(self.names, options)
-        self.layout = _find_layout(network, weights)
-        self._first_numbers = _first_numbers(self.layout, self.names)
+        self.dialect = find_dialect(self.names, options)
+        self.layout = find_layout(network, weights)
+        self._first_numbers = first_numbers(self.layout, self.names)
         self.translations: dict[str, Translation] = {}
         self.folded: dict[str, str] = {}  # moving means, and the biases they take in
         self.used: set[str] = set()
@@ -263,7 +158,7 @@ class ImportPlan:
         policy = self.network.policy(variable)
         layer, leaf = self.network.split(variable)
         if variable.endswith("/seed_generator_state"):
-            return ImportRow(variable, (), _RANDOM, "initialised")
+            return ImportRow(variable, (), RANDOM, "initialised")
         found = self._find(variable, layer, leaf)
         if policy.restore is False:
             names = () if found is None else found.names
@@ -368,7 +263,7 @@ class ImportPlan:
 
     def _as_counted(self, name: str | None) -> str | None:
         """Return a name with the number that it has in the file; see `Layout`."""
-        stem, number = _split_number(name or "")
+        stem, number = split_number(name or "")
         if not self._first_numbers.get(stem):
             return name
         return f"{stem}_{self._first_numbers[stem] + number}"
@@ -440,50 +335,6 @@ def _scopes(name: str) -> list[str]:
     parts = re.split(r"[/.]", name)[:-1]
     scopes = ["/".join(parts[:length]) for length in range(2, len(parts) + 1)]
     return scopes or ["/".join(parts)]
-
-
-def _find_dialect(names: set[str], options: RestoreOptions) -> Dialect:
-    if options.dialect is None:
-        return recognise_dialect(sorted(names))
-    if options.dialect not in DIALECTS:
-        raise ValueError(
-            f"`dialect` must be one of {list(DIALECTS)}. "
-            f"Received: dialect={options.dialect!r}"
-        )
-    return DIALECTS[options.dialect]
-
-
-def _find_layout(network: Network, weights: WeightsFile) -> Layout | None:
-    """Return the layout whose names the file has; None: it has the network's own.
-
-    Raises:
-        ValueError: If the network was made for another one.
-    """
-    found, made_for = recognise_layout(network.layouts, weights), network.layout
-    if found is None or made_for is None:
-        return None
-    if found.sign != made_for.sign:
-        raise ValueError(
-            f"the file is of the layout `{found.name}`, but the network was made for "
-            f"`{made_for.name}`, which pads, divides or orders differently. Make it "
-            f"with `layout='{found.name}'`. Received: layout={made_for.name!r}"
-        )
-    return made_for if _has_sign(made_for, weights) else None
-
-
-def _first_numbers(layout: Layout | None, names: set[str]) -> dict[str, int]:
-    """Return the smallest number of each name that Keras counted over a process."""
-    found: dict[str, int] = {}
-    counted = re.compile(layout.counted if layout is not None else "")
-    for stem, number in (_split_number(name.partition("/")[0]) for name in names):
-        if counted.fullmatch(stem):
-            found[stem] = min(number, found.get(stem, number))
-    return found
-
-
-def _split_number(name: str) -> tuple[str, int]:
-    stem, _, number = name.rpartition("_")
-    return (stem, int(number)) if stem and number.isdecimal() else (name, 0)
 
 
 def _action(
