@@ -197,7 +197,8 @@ def test_multipliers_are_those_of_the_class():
     class Slow(WithHeads):
         lr_mults = (0.0, 0.1, 0.2, 0.3)
 
-    policies = Slow(5, image_shape=(64, 64, 3)).policies
+    with keras.StatelessScope(initialize_variables=False):
+        policies = Slow(5, image_shape=(64, 64, 3)).policies
     layers = ["stem/conv2/bn", *(f"stage{n}/a/1x1/conv" for n in (3, 4, 5)), "logits"]
     assert [policies[layer].lr_mult for layer in layers] == [0, 0.1, 0.2, 0.3, 1.0]
     assert policies["stage4/auxiliary_a/full"].lr_mult == 1.0

@@ -25,8 +25,6 @@ def test_counts_are_those_of_keras(name):
     with keras.StatelessScope(initialize_variables=False):
         parameters, statistics, macs = counts(getattr(resnet_v2, name), 224)
         assert (parameters + statistics, macs) == COUNTS[name]
-        theirs = getattr(keras.applications, name)(weights=None)
-        assert theirs.count_params() == COUNTS[name][0]
 
 
 @pytest.fixture(scope="module")
@@ -82,13 +80,17 @@ def test_wrong_detail_gives_other_logits(wrong, keras_file):
     assert relative_error(logits, expected) > 100 * TOLERANCE
 
 
+class Shallow(resnet_v2.ResNet50V2):
+    blocks = (2, 1, 2, 1)
+
+
 def slim_resnet_v2(slim, x, num_classes):
-    """Source: tf-slim, resnet_v2.py and resnet_utils.py."""
+    """Source: tf-slim, resnet_v2.py and resnet_utils.py; fewer units to a block."""
     x = x / 127.5 - 1.0
     x = slim.conv(x, "conv1", 64, 7, 2, "FIXED", norm=False)
     x = tf.nn.max_pool2d(x, 3, 2, "SAME")
     for block, (width, units, stride) in enumerate(
-        [(64, 3, 2), (128, 4, 2), (256, 6, 2), (512, 3, 1)], 1
+        [(64, 2, 2), (128, 1, 2), (256, 2, 2), (512, 1, 1)], 1
     ):
         for unit in range(1, units + 1):
             name = f"block{block}/unit_{unit}/bottleneck_v2"
@@ -110,22 +112,17 @@ def test_logits_are_those_of_slim_without_the_background(tmp_path):
     path = tmp_path / "resnet_v2_50.ckpt"
     slim = Slim(1e-5, root="resnet_v2_50")
     expected = save_tensorflow1(path, slim_resnet_v2, slim, SIZE, 1001)[:, 1:]
-    logits, report = answers(resnet_v2.ResNet50V2, path, SIZE, layout="slim")
+    logits, report = answers(Shallow, path, SIZE, layout="slim")
     assert relative_error(logits, expected) < TOLERANCE
     assert (report.layout, report.unused) == ("slim", ())
-
-    layout = resnet_v2.ResNet50V2.layouts[1]
-    wrong = dataclasses.replace(layout, settings={"pool_padding": "symmetric"})
-    kind = type("Wrong", (resnet_v2.ResNet50V2,), {"layouts": (wrong,)})
-    logits, _ = answers(kind, path, SIZE, layout="slim")
-    assert relative_error(logits, expected) > 100 * TOLERANCE
 
 
 def test_multipliers_are_those_of_the_class():
     class Slow(resnet_v2.ResNet50V2):
         lr_mults = (0.0, 0.1, 0.2, 0.3, 0.4)
 
-    policies = Slow(10, image_shape=(32, 32, 3)).policies
+    with keras.StatelessScope(initialize_variables=False):
+        policies = Slow(10, image_shape=(32, 32, 3)).policies
     layers = ["stem/conv", *(f"stage{n}/block2/preact/bn" for n in (1, 2, 3, 4))]
     assert tuple(policies[layer].lr_mult for layer in layers) == Slow.lr_mults
     assert policies["post/bn"].lr_mult == 0.4
