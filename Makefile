@@ -20,7 +20,7 @@ demo: $(READY)  ## retrain the shipped ResNet-20 on handwritten digits
 	@$(PY) launchers/train_with_patience.py --run runs/demo
 
 test: $(READY)  ## run the tests
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n auto --dist loadfile
 
 check: $(READY)  ## run the linters and the type checker
 	@$(PY) -m ruff check

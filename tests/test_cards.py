@@ -8,7 +8,12 @@ import pytest
 from worklab import Network
 from worklab.networks.resnet import ResNet20
 from worklab.pretrained import import_weights
-from worklab.pretrained.cards import card_path, read_card, write_card
+from worklab.pretrained.cards import (
+    card_path,
+    check_place,
+    read_card,
+    write_card,
+)
 from worklab.pretrained.files import write_weights
 
 from .conftest import TinyNetwork
@@ -130,3 +135,11 @@ def test_shipped_weights_are_refused_by_a_network_without_their_statistics(tmp_p
 
     with pytest.raises(ValueError, match=r"mean, std = \(125\.3, 123\.0, 113\.9\)"):
         import_weights(Plain(10, image_shape=(32, 32, 3)), tmp_path / SHIPPED.name)
+
+
+def test_card_replaces_no_other_file(path):
+    list_path = path.with_name("train.json")
+    list_path.write_text('{"a.png": 0}')
+    with pytest.raises(ValueError, match="would replace .*train.json"):
+        check_place(path.with_name("train.safetensors"))
+    check_place(path)  # a card may be replaced

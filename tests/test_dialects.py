@@ -356,3 +356,57 @@ def test_dialect_can_be_named(tmp_path):
     assert report.dialect == "torch"
     with pytest.raises(ValueError, match=r"must be one of.*Received: dialect='caffe'"):
         import_weights(network, path, RestoreOptions(dialect="caffe"))
+
+
+def relu_layer(network, x):
+    return network.layer(keras.layers.ReLU, x, scope="relu_layer")
+
+
+def relu_function(network, x):
+    return keras.ops.relu(x)
+
+
+def normalise(network, x):
+    return network.layer(keras.layers.LayerNormalization, x, scope="ln")
+
+
+@pytest.mark.parametrize("between", [relu_layer, relu_function])
+@pytest.mark.parametrize("flatten", ["Flatten", "Reshape"])
+def test_torch_order_is_known_through_what_changes_no_place(tmp_path, between, flatten):
+    def build(network, x):
+        settings = {"target_shape": (-1,)} if flatten == "Reshape" else {}
+        layer = getattr(keras.layers, flatten)
+        x = network.layer(layer, x, scope="flat", **settings)
+        return flat_head(network, network.dropout(between(network, x), 0.1))
+
+    arrays = {"fc.weight": normal(4, 90), "fc.bias": normal(4)}
+    images = some_images()
+    x = to_torch(images).reshape(2, -1)
+    network = network_of(build)
+    import_weights(network, save(tmp_path, arrays))
+    expected = x @ arrays["fc.weight"].T + arrays["fc.bias"]
+    np.testing.assert_allclose(run(network, images), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_torch_order_that_is_not_known_is_an_error(tmp_path):
+    def build(network, x):
+        x = network.layer(keras.layers.Flatten, x, scope="flat")
+        return flat_head(network, normalise(network, x))
+
+    arrays = {"fc.weight": normal(4, 90), "fc.bias": normal(4)}
+    arrays |= {"ln.weight": normal(90), "ln.bias": normal(90)}
+    with pytest.raises(ValueError, match="order of the numbers between the flattened"):
+        import_weights(network_of(build), save(tmp_path, arrays))
+
+
+def test_torch_batch_norm_that_lost_its_scale_is_an_error(tmp_path):
+    arrays = {
+        "block.conv.weight": normal(4, 3, 1, 1),
+        "block.bn.bias": normal(4),
+        "block.bn.running_mean": normal(4),
+        "block.bn.running_var": np.ones(4, np.float32),
+        "fc.weight": normal(4, 4),
+        "fc.bias": normal(4),
+    }
+    with pytest.raises(ValueError, match=r"block/bn/gamma <- block\.bn\.weight: not"):
+        import_weights(network_of(block), save(tmp_path, arrays))

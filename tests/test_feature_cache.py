@@ -198,3 +198,34 @@ def test_fixed_forms_of_an_image_come_by_turns(make_reader):
             np.testing.assert_array_equal(seen.setdefault(key, image), image)
     assert len(seen) == 2 * size
     assert not np.array_equal(seen[0, 0], seen[0, 1])
+
+
+def test_statistics_that_follow_the_batches_are_not_kept():
+    class Following(Network):
+        def _construct(self, images):
+            with self.scope("body", lr_mult=0.0):
+                x = self.conv_layer(images, 4, 3)
+            x = self.layer(
+                keras.layers.BatchNormalization,
+                x,
+                scope="bn",
+                center=False,
+                scale=False,
+            )
+            return self.full_layer(self.global_pool(x), 3, scope="logits")
+
+    layer, front, _ = cut_at_boundary(Following(3, image_shape=SHAPE).model)
+    assert layer.name == "body.conv"
+
+
+def test_outputs_are_made_anew_for_other_preprocessing(tmp_path, make_reader):
+    class Other(Head):
+        mean, std = (9.0,), (7.0,)
+
+    found = []
+    for network_class in (Head, Other, Other):
+        network = network_class(3, image_shape=SHAPE)
+        cache = FeatureCache(network, make_reader(), tmp_path)
+        found.append(next(cache.train_batches(0))[KEY])
+    assert not np.array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[1], found[2])

@@ -7,6 +7,7 @@ from worklab.layouts import Layout, Preprocessing
 from worklab.options import RestoreOptions
 from worklab.pretrained import import_weights, open_weights, recognise_layout
 from worklab.pretrained.files import write_weights
+from worklab.pretrained.mapping import ImportPlan
 
 from .conftest import TinyNetwork
 
@@ -366,3 +367,57 @@ def test_own_file_says_of_which_layout_it_is(source, tmp_path, name):
 def test_unknown_layout_is_an_error():
     with pytest.raises(ValueError, match=r"one of \['first', 'second'\].*'third'"):
         TwoForms(3, image_shape=SHAPE, layout="third")
+
+
+def test_two_layouts_with_the_same_names_are_told_apart_in_our_files(source, tmp_path):
+    class Twins(TinyNetwork):
+        layouts = (
+            Layout("one", "a/weights", lambda layer: layer, Preprocessing()),
+            Layout("other", "a/weights", lambda layer: layer, Preprocessing()),
+        )
+
+    path = tmp_path / "w.safetensors"
+    write_weights(path, source, layout="other")
+    with open_weights(path) as weights:
+        assert recognise_layout(Twins.layouts, weights).name == "other"
+    with pytest.raises(
+        ValueError, match="of the layout `other`.*--restore.layout other"
+    ):
+        import_weights(Twins(3, image_shape=SHAPE, layout="one"), path)
+
+
+def test_network_takes_its_own_export_whatever_its_layers_name(path, source, tmp_path):
+    network = make_entry(entry_restore="frozen")
+    import_weights(network, path)
+    own = tmp_path / "own.safetensors"
+    write_weights(own, values(network))
+    again = make_entry(entry_restore="frozen")
+    report = import_weights(again, own)
+    assert {row.rule for row in report.rows if row.action == "copied"} == {"own name"}
+    np.testing.assert_array_equal(
+        values(again)["entry/conv/kernel"], source["frozen/conv/kernel"]
+    )
+
+
+def test_rows_of_another_width_are_an_error_before_anything_is_loaded(source, tmp_path):
+    path = tmp_path / "w.safetensors"
+    source["logits/kernel"] = source["logits/kernel"][:1]
+    write_weights(path, source, class_names=["circle", "square", "cross"])
+    network = ClassesHead(3, image_shape=SHAPE, seed=3)
+    fresh = values(network)
+    with pytest.raises(ValueError, match="logits/kernel.*for its classes"):
+        import_weights(network, path, class_names=["circle", "square", "star"])
+    assert_equal(values(network), fresh)
+
+
+def test_report_counts_what_is_unexplained(path):
+    network = make_entry(entry_restore="nowhere")
+    with open_weights(path) as weights:
+        report = ImportPlan(network, weights, RestoreOptions(), []).report()
+    assert "0 variables restored, 3 initialised, 5 unexplained" in str(report)
+
+
+def test_file_without_anything_that_is_asked_for_says_so(path):
+    network = make_entry(entry_restore="nowhere")
+    with pytest.raises(ValueError, match="no name in the file was asked for"):
+        import_weights(network, path, RestoreOptions(missing="initialise"))

@@ -469,3 +469,52 @@ def test_profile_of_some_steps_is_written(tmp_path, tiny_reader):
 def test_profile_out_of_range(tmp_path, tiny_reader, profile):
     with pytest.raises(ValueError, match="`profile` is a first and a last step"):
         make_trainer(tmp_path, tiny_reader, options=TrainingOptions(profile=profile))
+
+
+def test_averages_begin_as_the_weights(tmp_path, tiny_reader):
+    settings = {"optimizer": OptimizerOptions(average=0.9)}
+    trainer = make_trainer(tmp_path, tiny_reader, **settings)
+    before = values(trainer.network)
+    with trainer.averaged_weights():
+        for name, value in values(trainer.network).items():
+            np.testing.assert_array_equal(value, before[name])
+
+
+def test_averages_may_begin_in_a_run_that_goes_on(tmp_path, tiny_reader):
+    first = make_trainer(tmp_path, tiny_reader)
+    first.train(2)
+    first.session.save()
+    first.session.close()
+    second = make_trainer(
+        tmp_path, tiny_reader, optimizer=OptimizerOptions(average=0.9)
+    )
+    with second.averaged_weights():
+        for name, value in values(second.network).items():
+            np.testing.assert_array_equal(value, values(first.network)[name])
+
+
+def test_weight_that_nothing_uses_does_not_stop_training_in_parts(
+    tmp_path, tiny_reader
+):
+    class Unused(Plain):
+        def _construct(self, images):
+            logits = super()._construct(images)
+            aside = self.full_layer(images, self.num_classes, scope="aside")
+            return keras.ops.add(logits, keras.ops.stop_gradient(aside))
+
+    trainer = make_trainer(
+        tmp_path,
+        tiny_reader,
+        network=Unused(3, image_shape=(8, 8, 3)),
+        options=TrainingOptions(micro_batches=2),
+    )
+    trainer.train(2)
+
+
+def test_profile_ends_with_training(tmp_path, tiny_reader):
+    trainer = make_trainer(
+        tmp_path, tiny_reader, options=TrainingOptions(profile=(2, 30))
+    )
+    trainer.train(3)
+    trainer.writer.close()
+    assert list((tmp_path / "tensorboard/plugins/profile").rglob("*.xplane.pb"))

@@ -180,6 +180,8 @@ def inspect(
     network: str | None = None,
     image_size: tuple[int, int] = (224, 224),
     num_classes: int | None = None,
+    num_features: int = 0,
+    channels: Literal[1, 3] = 3,
     restore: RestoreOptions = _STRICT,
 ) -> None:
     """List what is in a weights file of any format, or what a network makes of it.
@@ -192,16 +194,19 @@ def inspect(
             for what finds no name, names are proposed.
         image_size: Height and width that the network sees.
         num_classes: Of the network; None: as many as the file names, or 1000.
+        num_features: Numbers that come with each image.
+        channels: 3 for RGB, 1 for grey.
         restore: How the network takes the file in.
     """
     console = Console(width=max(_TABLE_WIDTH, Console().width), soft_wrap=True)
     with open_weights(file) as weights:
         if network is not None:
-            made = inspecting.make_for(
-                load_network_class(network),
-                weights,
+            network_class = load_network_class(network)
+            made = network_class(
                 num_classes or len(weights.class_names) or 1000,
-                image_shape=(*image_size, 3),
+                image_shape=(*image_size, channels),
+                num_features=num_features,
+                layout=restore.layout or inspecting.layout_for(network_class, weights),
             )
             for line in inspecting.explain(made, weights, restore):
                 console.print(line, markup=False, highlight=False)

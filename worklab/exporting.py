@@ -26,7 +26,7 @@ from worklab.checkpoints import (
 from worklab.files import write_json, writing
 from worklab.images import warp
 from worklab.network import Network
-from worklab.pretrained.cards import write_card
+from worklab.pretrained.cards import check_place, write_card
 from worklab.pretrained.files import write_weights
 from worklab.runs import RunSetup, make_reader, make_run_network, read_run
 from worklab.serving import answering, plain_model, write_saved_model
@@ -124,6 +124,7 @@ def export_weights(checkpoint: Path, path: Path, *, overwrite: bool = False) -> 
         ValueError: If the checkpoint cannot be read, or the file is there already.
         OSError: If it cannot be written.
     """
+    check_place(path)
     arrays, state = load_checkpoint(checkpoint)
     arrays = with_averages(arrays, state)
     network = {k: v for k, v in arrays.items() if not k.startswith("optimizer/")}

@@ -146,6 +146,11 @@ class FeatureCache:
             del options[harmless]
         about = {
             "weights": digest(frozen),
+            "layers": [
+                f"{type(layer).__name__} {layer.get_config()}"
+                for layer in self.front.layers
+            ],
+            "channel_order": self.network.channel_order,
             "boundary": self.boundary.name,
             "precision": self.network.precision,
             "records": [self.reader.version(n) for n in range(len(self.reader))],
@@ -168,7 +173,8 @@ def cut_at_boundary(model: Any) -> tuple[Any, Any, Any] | None:
     others = [each for name, each in model.input.items() if name != "images"]
     unchanging = []
     for layer in model.layers:
-        if layer.trainable_variables or _is_random(layer):
+        learns = layer.trainable and layer.variables  # also statistics alone
+        if learns or _is_random(layer):
             break
         if not isinstance(layer, keras.layers.InputLayer):
             unchanging.append(layer)

@@ -86,13 +86,10 @@ def compare(weights: WeightsFile, other: WeightsFile, pattern: str = "") -> Tabl
     return table
 
 
-def make_for(
-    network_class: Any, weights: WeightsFile, num_classes: int, **settings: Any
-) -> Network:
-    """Return a network of the class in the layout that the file has."""
+def layout_for(network_class: Any, weights: WeightsFile) -> str | None:
+    """Return the name of the layout that a file is of; None where nothing tells."""
     layout = recognise_layout(network_class.layouts, weights)
-    name = None if layout is None else layout.name
-    return network_class(num_classes, layout=name, **settings)
+    return None if layout is None else layout.name
 
 
 def explain(
@@ -120,7 +117,13 @@ def explain(
 
 
 def _matching(weights: WeightsFile, pattern: str) -> list[str]:
-    names = [name for name in weights if re.search(pattern, name)]
+    try:
+        names = [name for name in weights if re.search(pattern, name)]
+    except re.error as error:
+        raise ValueError(
+            f"`pattern` must be a regular expression ({error}). "
+            f"Received: pattern={pattern!r}"
+        ) from error
     if pattern and not names:
         raise ValueError(
             f"no name in `{weights.path}` has the pattern; it begins with "

@@ -414,6 +414,11 @@ class Network(Primitives):
             if layout.name == name:
                 return layout
         names = [layout.name for layout in self.layouts]
+        if not names:
+            raise ValueError(
+                f"`{type(self).__name__}` has no layouts: it restores by the names "
+                f"that its layers say. Received: layout={name!r}"
+            )
         raise ValueError(
             f"`layout` of `{type(self).__name__}` must be one of {names}. "
             f"Received: layout={name!r}"

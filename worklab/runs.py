@@ -30,6 +30,7 @@ from worklab.options import (
     SessionOptions,
 )
 from worklab.pretrained import ImportReport, open_weights, recognise_layout
+from worklab.pretrained.cards import FILE_MODULE
 from worklab.reader import Reader
 from worklab.readers import JsonListReader
 from worklab.runtime import choose_precision
@@ -247,7 +248,13 @@ def resolve(options: Any) -> Any:
     path = options.run / "run.json"
     before: Mapping[str, Any] = {}
     if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))["options"]
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))["options"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"`{path}` is not what a launcher wrote there; mend it, or give "
+                f"another `--run`. Received: {error!r}"
+            ) from error
     session, restore = options.session, options.restore
     if session.precision == "auto":
         begun = before.get("session", {}).get("precision")
@@ -351,7 +358,7 @@ def _load_file(path: Path) -> Any:
             "the network's file does not exist; give the path from here. "
             f"Received: `{path}`"
         )
-    name = f"worklab_network_{path.stem}"  # so that no real module is hidden by it
+    name = f"{FILE_MODULE}{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ValueError(f"`{path}` cannot be imported. Received: {path.suffix!r}")

@@ -157,6 +157,8 @@ class Session:
             report = import_weights(
                 network, pretrained, restore, class_names=class_names
             )
+        if report is not None or not resumed:
+            self._begin_averages()
         # 3. All else has been initialised from the seed, layer by layer.
         device = runtime.describe_device(self.options.precision)
         if resumed:
@@ -356,6 +358,11 @@ class Session:
             self.step,
         )
 
+    def _begin_averages(self) -> None:
+        """Set averages to their weights, as there is nothing yet to be averaged."""
+        for weight, average in self._averages.items():
+            self._variables[average].assign(self._variables[weight].value)
+
     def _restore_newest(self) -> bool:
         self.finish()
         newest = self.checkpoints.load_newest()
@@ -374,8 +381,19 @@ class Session:
                 f"{_excerpt(state['class_names'])}. Give the list it was trained on, "
                 f"or another `--run`. Received: {_excerpt(self._class_names)}"
             )
+        layout = state.get("layout", self._layout)
+        if self._class_names and layout != self._layout:
+            raise ValueError(
+                f"`{path}` was trained in the layout {layout!r}, which pads, divides "
+                f"or orders otherwise. Give `--restore.layout {layout}`, or another "
+                f"`--run`. Received: layout={self._layout!r}"
+            )
         if not any(map(_is_optimizer, self._variables)):  # a test
             arrays = with_averages(arrays, state)
+        elif not state.get("averages"):  # the option was given since
+            arrays = dict(arrays)
+            for weight, average in self._averages.items():
+                arrays[average] = arrays[weight]
         self._assign(path, arrays)
         self.step = self._saved_step = state["step"]
         self.best_step = self._saved_best_step = state["best_step"]

@@ -103,7 +103,6 @@ class Trainer:
         self._next_step = -1
         self._step_function: Any = None
         self._clock = Clock()
-        self._profiling = False
         self._cache: FeatureCache | None = None
         session.track_variables(
             {variable.path: variable for variable in self.optimizer.variables},
@@ -250,16 +249,14 @@ class Trainer:
 
     def _profile_from_here(self) -> None:
         profile, step = self.options.profile, self.session.step + 1
-        if profile is not None and step == profile[0] and not self._profiling:
+        if profile is not None and profile[0] <= step <= profile[1]:
             self.writer.start_profile()
-            self._profiling = True
 
     def _profile_to_here(self) -> None:
         profile = self.options.profile
-        if self._profiling and profile is not None and self.session.step >= profile[1]:
+        if profile is not None and self.session.step == profile[1]:
             self._settle(leave=0)
             self.writer.stop_profile()
-            self._profiling = False
 
     def _next_batch(self) -> Batch:
         if self._next_step != self.session.step:  # at first, and after a restore
@@ -306,6 +303,11 @@ class Trainer:
             losses = network.losses(batch, logits, training=True)
             loss = tf.reduce_sum(losses * weights) / total_weight
         gradients = tape.gradient(loss, variables)
+        if self.options.micro_batches > 1:  # sums want all; alone, Keras warns of None
+            gradients = [
+                tf.zeros_like(variable.value) if gradient is None else gradient
+                for gradient, variable in zip(gradients, variables, strict=True)
+            ]
         values = {"loss": losses} | network.scores(batch, logits)
         return (
             gradients,

@@ -39,6 +39,7 @@ class Writer:
         self._num_rows = 0
         self._last_steps: dict[str, int] = {}
         self._event_writers: dict[str, Any] = {}
+        self._profiling = False
         self._progress: Progress | None = None
         self._task: Any = None
 
@@ -69,13 +70,17 @@ class Writer:
                 tf.summary.scalar(f"speed/{name}", np.float32(value))
 
     def start_profile(self) -> None:
-        """Begin a TensorFlow profile, for TensorBoard's profile plugin."""
-        tf.profiler.experimental.start(str(self.tensorboard_folder))
+        """Begin a TensorFlow profile, for TensorBoard's profile plugin, once."""
+        if not self._profiling:
+            tf.profiler.experimental.start(str(self.tensorboard_folder))
+            self._profiling = True
 
     def stop_profile(self) -> None:
-        """End and write the profile."""
-        with writing(self.tensorboard_folder):
-            tf.profiler.experimental.stop()
+        """End and write the profile, where there is one."""
+        if self._profiling:
+            self._profiling = False
+            with writing(self.tensorboard_folder):
+                tf.profiler.experimental.stop()
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """Write batches of uint8 images (batch, height, width, channels)."""
@@ -144,7 +149,8 @@ class Writer:
         self.close()
 
     def close(self) -> None:
-        """Bring everything to disk and end the progress bar."""
+        """Bring everything to disk, and end profile and progress bar."""
+        self.stop_profile()
         if self._progress is not None:
             self._progress.stop()
             self._progress = None

@@ -17,6 +17,9 @@ from worklab.images import decode_image
 from worklab.layouts import Preprocessing
 from worklab.network import Network
 
+FILE_MODULE = "worklab_network_"
+"""How the modules of network files begin, so that no real module is hidden."""
+
 # On any processor, relative to the largest number. Wrong preprocessing or padding
 # moves the answers of a float32 network by a percent and more.
 _TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2}
@@ -28,7 +31,7 @@ class Card:
 
     Attributes:
         sha256: Of the weights file.
-        network: The class it was saved from, as `load_network_class` takes it.
+        network: The class it was saved from, with its module.
         layout: Form of a canonical network; None: it has no forms.
         class_names: Names in label order.
         preprocessing: Of the images.
@@ -57,7 +60,8 @@ class Card:
 
 def card_path(weights: Path) -> Path:
     """Return where the card of a weights file is, or would be."""
-    return Path(weights).with_suffix(".json")
+    weights = Path(weights)
+    return weights.parent / f"{weights.stem}.json"
 
 
 def read_card(weights: Path) -> Card | None:
@@ -67,7 +71,7 @@ def read_card(weights: Path) -> Card | None:
         ValueError: If there is one that is no card, or it is another file's.
     """
     path = card_path(weights)
-    if not path.is_file():
+    if not path.is_file() or not Path(weights).is_file():
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -92,6 +96,26 @@ def read_card(weights: Path) -> Card | None:
     return card
 
 
+def check_place(weights: Path) -> None:
+    """Refuse a place for a weights file whose card would replace another file.
+
+    Raises:
+        ValueError: If something else has the card's name.
+    """
+    path = card_path(weights)
+    if not path.exists():
+        return
+    try:
+        is_card = "sha256" in json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, TypeError):
+        is_card = False
+    if not is_card:
+        raise ValueError(
+            f"the card of `{weights}` would replace `{path}`, which is something else. "
+            f"Give the weights another name. Received: `{weights}`"
+        )
+
+
 def write_card(
     weights: Path,
     network: Network,
@@ -106,7 +130,7 @@ def write_card(
     Args:
         weights: The file, already written.
         network: With the values of the file.
-        network_name: Its class, as `load_network_class` takes it.
+        network_name: Its class, as `module:Class`.
         class_names: Names in label order.
         crop_fraction: Share of the shorter side that a test image showed.
         about: Whatever a person should know.
@@ -215,9 +239,18 @@ def _last_layer(network: Network) -> Any:
     return [layer for layer in network.model.layers if layer.variables][-1]
 
 
+def is_of_file(*modules: str) -> bool:
+    """Return whether all these modules were loaded from files of a person's own."""
+    return all(module.startswith(FILE_MODULE) for module in modules)
+
+
 def _is_of_class(network: Network, name: str) -> bool:
+    module, _, class_name = name.partition(":")
     return any(
-        f"{base.__module__}:{base.__name__}" == name for base in type(network).__mro__
+        base.__name__ == class_name
+        # A file of a person's own has a module's name that nobody else has.
+        and (base.__module__ == module or is_of_file(base.__module__, module))
+        for base in type(network).__mro__
     )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -149,15 +150,15 @@ def _torch_kernel(layer: Any, array: np.ndarray) -> np.ndarray:
     Source: docs/pretrained.md, table of layouts.
     """
     if isinstance(layer, keras.layers.Dense):
-        flattened = _flattened_shape(layer)
-        if array.ndim == 2 and flattened is not None and len(flattened) == 3:
-            height, width, channels = flattened
-            if height * width * channels == array.shape[1]:
-                array = array.reshape(-1, channels, height, width)
-        if array.ndim == 4:  # (outputs, channels, height, width)
-            outputs = array.shape[0]
-            return array.transpose(2, 3, 1, 0).reshape(-1, outputs)
-        return _transposed(array)
+        if array.ndim == 2:
+            flattened = _flattened_shape(layer.input)
+            if flattened is None:
+                return _transposed(array)
+            *size, channels = flattened
+            array = array.reshape(-1, channels, *size)
+        # From (outputs, channels, height, width), or without the height.
+        order = (*range(2, array.ndim), 1, 0)
+        return array.transpose(order).reshape(-1, array.shape[0])
     if isinstance(layer, keras.layers.DepthwiseConv2D) and array.ndim == 4:
         multiplier = layer.depth_multiplier
         outputs, _, height, width = array.shape
@@ -238,14 +239,42 @@ def following_batch_norm(layer: Any) -> Any | None:
     return follower if isinstance(follower, keras.layers.BatchNormalization) else None
 
 
-def _flattened_shape(layer: Any) -> tuple[int, ...] | None:
-    """Return the shape that was flattened to make a layer's input, if it was."""
-    operation = layer.input._keras_history.operation
-    while isinstance(operation, keras.layers.Dropout | keras.layers.Activation):
-        operation = operation.input._keras_history.operation
-    if not isinstance(operation, keras.layers.Flatten):
-        return None
-    return tuple(operation.input.shape[1:])
+def _flattened_shape(tensor: Any) -> tuple[int, ...] | None:
+    """Return the shape that was flattened to a tensor (batch, n), if one was.
+
+    Raises:
+        ValueError: If something between has an order of its own.
+    """
+    is_plain = True  # each number goes its own way from the flattened ones
+    waiting = [tensor]
+    while waiting:
+        operation = waiting.pop()._keras_history.operation
+        if isinstance(operation, keras.layers.InputLayer):
+            continue
+        inputs = keras.tree.flatten(operation.input)
+        shape = tuple(inputs[0].shape[1:])
+        if len(shape) > 1:
+            flattens = math.prod(n or 1 for n in shape) == tensor.shape[-1]
+            if math.prod(n or 1 for n in shape[:-1]) == 1 or not (
+                flattens or isinstance(operation, keras.layers.Flatten)
+            ):
+                continue  # a pooling, or nothing but channels
+            if is_plain and flattens:
+                return shape
+            raise ValueError(
+                "the order of the numbers between the flattened image and this layer "
+                "is not known; restore=False begins anew"
+            )
+        numbers = [  # the state of a dropout is none
+            variable
+            for variable in getattr(operation, "variables", [])
+            if not variable.path.endswith("seed_generator_state")
+        ]
+        if isinstance(operation, keras.layers.Dense):
+            continue  # its outputs have no place in an image
+        is_plain = is_plain and not numbers and len(inputs) == 1
+        waiting += inputs
+    return None
 
 
 def _reshape_kernel(layer: Any, array: np.ndarray) -> np.ndarray:

@@ -104,6 +104,12 @@ class ImportPlan:
         self.dialect = find_dialect(self.names, options)
         self.layout = find_layout(network, weights)
         self._first_numbers = first_numbers(self.layout, self.names)
+        # Exported by this network itself, whose layers may name another file's layers.
+        self._is_of_this_network = self.layout is None and all(
+            name in self.names and weights.shape(name) == tuple(variable.shape)
+            for name, variable in network.variables.items()
+            if not name.endswith("/seed_generator_state")
+        )
         self.translations: dict[str, Translation] = {}
         self.folded: dict[str, str] = {}  # moving means, and the biases they take in
         self.used: set[str] = set()
@@ -144,15 +150,15 @@ class ImportPlan:
             for each in self.dialect.translate(keras_layer, home, leaf)
         )
 
-    def _shape(self, translation: Translation) -> tuple[int, ...]:
-        """Return the shape that a translation leads to, or that of the file."""
+    def _shape(self, translation: Translation) -> tuple[int, ...] | str:
+        """Return the shape that a translation leads to, or why it cannot be made."""
         shapes = [self.weights.shape(name) for name in translation.names]
         try:
             # Of one byte each, as only the shape of the result matters.
             arrays = [np.broadcast_to(np.int8(0), shape) for shape in shapes]
             return translation.convert(*arrays).shape
-        except ValueError:
-            return shapes[0]
+        except ValueError as error:
+            return str(error)
 
     def _row(self, variable: str) -> ImportRow:
         policy = self.network.policy(variable)
@@ -175,14 +181,11 @@ class ImportPlan:
         self.used.update(found.names)
         wanted = tuple(self.network.variables[variable].shape)
         in_file = self.weights.shape(found.names[0])
-        if self._shape(found) != wanted:
-            return ImportRow(
-                variable,
-                found.names,
-                rule,
-                "shape",
-                f"shape {in_file} in the file, {wanted} in the network",
-            )
+        if (shape := self._shape(found)) != wanted:
+            reason = f"shape {in_file} in the file, {wanted} in the network"
+            if isinstance(shape, str):
+                reason = f"{reason}; {shape}"
+            return ImportRow(variable, found.names, rule, "shape", reason)
         self.translations[variable] = found
         epsilons = self._epsilons(variable)
         detail = "" if epsilons is None else "moved from epsilon {:g} to {:g}"
@@ -194,7 +197,7 @@ class ImportPlan:
     def _row_of_missing(
         self, variable: str, layer: str, leaf: str, rule: str
     ) -> ImportRow:
-        if leaf == "gamma" and self._find(variable, layer, "moving_mean"):
+        if self._has_no_scale(variable, layer, leaf):
             ones = np.ones(self.network.variables[variable].shape, np.float32)
             self.translations[variable] = Translation((), lambda: ones)
             return ImportRow(
@@ -210,6 +213,17 @@ class ImportPlan:
             variable, (names[0],), rule, "missing", f"not there; near names: {near}"
         )
 
+    def _has_no_scale(self, variable: str, layer: str, leaf: str) -> bool:
+        """Return whether the file has a batch normalisation that does not multiply.
+
+        Slim and Keras make such; in PyTorch it would have no shift either.
+        """
+        return (
+            leaf == "gamma"
+            and self.dialect.name != "torch"
+            and self._find(variable, layer, "moving_mean") is not None
+        )
+
     def _row_of_classes(
         self, variable: str, found: Translation, rule: str
     ) -> ImportRow:
@@ -217,6 +231,11 @@ class ImportPlan:
         theirs, ours = self.weights.class_names, self.class_names
         known = [name for name in ours if name in theirs]
         self.used.update(found.names)
+        wanted = (*self.network.variables[variable].shape[:-1], len(theirs))
+        if theirs and self._shape(found) != wanted:
+            in_file = self.weights.shape(found.names[0])
+            detail = f"shape {in_file} in the file, not {wanted} for its classes"
+            return ImportRow(variable, found.names, rule, "shape", detail)
         if not known:
             detail = "the file names no class" if not theirs else "no class in common"
             return ImportRow(variable, found.names, rule, "initialised", detail)
@@ -246,6 +265,8 @@ class ImportPlan:
     def _translations(self, variable: str, layer: str, leaf: str) -> list[Translation]:
         """Return how the file may hold a variable, the likeliest first."""
         restore = self.network.policy(variable).restore
+        if self._is_of_this_network and restore != CLASSES:
+            restore = True
         if isinstance(restore, Mapping):
             if leaf in restore:
                 return [self._renamed(layer, leaf, restore[leaf])]
@@ -275,7 +296,7 @@ class ImportPlan:
         return dataclasses.replace(usual, names=(name,))
 
     def _rule(self, restore: Any) -> str:
-        if restore is True:
+        if restore is True or (self._is_of_this_network and restore != CLASSES):
             return "own name" if self.layout is None else f"layout {self.layout.name}"
         return f"restore={restore!r}"
 
@@ -360,7 +381,9 @@ def _refuse_unexplained(
     ]
     lines += [f"  {name} in the file: nothing in the network takes it" for name in half]
     if not restored and not wrong:
-        lines.append("  no layer of the network says that it is to be restored")
+        fresh = all(row.rule in ("restore=False", RANDOM) for row in report.rows)
+        reason = "no layer of the network says that it is to be restored"
+        lines.append(f"  {reason if fresh else 'no name in the file was asked for'}")
     raise ValueError(
         f"`{report.path}` ({report.format}, {report.dialect} names) and the network do "
         "not explain each other; nothing was loaded. Give layers their names in the "

@@ -16,7 +16,10 @@ def recognise_layout(layouts: Sequence[Layout], weights: WeightsFile) -> Layout 
     This project's files say it; of others, a name is the sign.
     """
     for layout in layouts:
-        if weights.layout == layout.name or _has_sign(layout, weights):
+        if weights.layout == layout.name:
+            return layout
+    for layout in layouts:
+        if _has_sign(layout, weights):
             return layout
     return None
 
@@ -51,11 +54,15 @@ def find_layout(network: Network, weights: WeightsFile) -> Layout | None:
     found, made_for = recognise_layout(network.layouts, weights), network.layout
     if found is None or made_for is None:
         return None
-    if found.sign != made_for.sign:
+    is_other = found.sign != made_for.sign
+    if weights.layout:  # ours say it, also where two have the same names
+        is_other = weights.layout != made_for.name
+    if is_other:
         raise ValueError(
             f"the file is of the layout `{found.name}`, but the network was made for "
             f"`{made_for.name}`, which pads, divides or orders differently. Make it "
-            f"with `layout='{found.name}'`. Received: layout={made_for.name!r}"
+            f"with `layout='{found.name}'` (`--restore.layout {found.name}`). "
+            f"Received: layout={made_for.name!r}"
         )
     return made_for if _has_sign(made_for, weights) else None
 

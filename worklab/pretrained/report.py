@@ -85,14 +85,18 @@ class ImportReport:
 
     def __str__(self) -> str:
         fresh = self.count("skipped", "initialised")
+        wrong = self.count("missing", "shape")
         kind = self.format if self.layout is None else f"{self.format}, {self.layout}"
+        unexplained = f"{wrong} unexplained, " if wrong else ""
         lines = [
-            f"{self.path} ({kind}): {len(self.rows) - fresh} variables restored, "
-            f"{fresh} initialised, {len(self.unused)} names in the file unused"
+            f"{self.path} ({kind}): {len(self.rows) - fresh - wrong} variables "
+            f"restored, {fresh} initialised, {unexplained}{len(self.unused)} names in "
+            "the file unused"
         ]
         lines += [
-            f"  initialised: {row.variable}"
+            f"  {'filled' if row.action == 'filled' else 'initialised'}: "
+            f"{row.variable}{f' ({row.detail})' if row.detail else ''}"
             for row in self.rows
-            if row.action in ("skipped", "initialised")
+            if row.action in ("skipped", "initialised", "filled")
         ]
         return "\n".join([*lines, *(f"  unused: {name}" for name in self.unused)])
