@@ -125,3 +125,40 @@ def test_mapping_of_a_network_that_fits_is_shown(path, capsys):
     assert "20 variables restored, 2 initialised" in output
     assert "slow/a/bn/beta <- slow/a/bn/beta: copied (own name)" in output
     assert 'restore="' not in output
+
+
+def test_normalisation_is_proposed_beside_its_convolution(tmp_path):
+    """Shortcut and last convolution have one shape, so only names tell their norms."""
+
+    class Theirs(Network):
+        def _construct(self, images):
+            x = self.conv_layer(images, 8, 1, scope="conv_0", use_bias=False)
+            shortcut = self.batch_norm(x, scope="bn_0")
+            x = self.conv_layer(images, 8, 1, scope="conv_3", use_bias=False)
+            x = self.add([self.batch_norm(x, scope="bn_3"), shortcut])
+            return self.full_layer(self.global_pool(x), 3, scope="logits")
+
+    class Ours(Network):
+        def _construct(self, images):
+            with self.scope("c"):
+                x = self.conv_block(images, 8, 1, activation=None)
+            with self.scope("shortcut"):
+                shortcut = self.conv_block(images, 8, 1, activation=None)
+            x = self.add([x, shortcut])
+            return self.full_layer(
+                self.global_pool(x), 3, scope="logits", restore=False
+            )
+
+    path = tmp_path / "w.safetensors"
+    write_weights(path, arrays_of(Theirs(3, image_shape=SHAPE)))
+    with open_weights(path) as weights:
+        ours = Ours(3, image_shape=SHAPE)
+        text = "\n".join(inspecting.explain(ours, weights, RestoreOptions()))
+    proposals = dict(
+        line.strip().replace('"', "").split(": restore=")
+        for line in text.splitlines()
+        if ": restore=" in line
+    )
+    for scope in ("c", "shortcut"):
+        number = proposals[f"{scope}/conv"][-1]
+        assert proposals[f"{scope}/bn"] == f"bn_{number}"

@@ -5,7 +5,11 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import keras
+
 from worklab.pretrained.mapping import ImportPlan
+
+_NORMALIZATION = keras.layers.BatchNormalization
 
 
 def propose_restore(plan: ImportPlan) -> dict[str, str]:
@@ -30,8 +34,20 @@ def propose_restore(plan: ImportPlan) -> dict[str, str]:
         if layer in missing:
             kind = type(network.keras_layer(layer))
             layers_by_kind.setdefault(kind, []).append(layer)
-    for layers in layers_by_kind.values():
-        proposals |= _align(layers, homes, plan)
+    norms = {kind for kind in layers_by_kind if issubclass(kind, _NORMALIZATION)}
+    for kind, layers in layers_by_kind.items():
+        if kind not in norms:
+            proposals |= _align(layers, homes, plan)
+    # A normalisation goes with its convolution, also where others have its shape.
+    for layer in [layer for kind in norms for layer in layers_by_kind[kind]]:
+        before = network.keras_layer(layer).input._keras_history.operation.name
+        home = _nearest(layer, proposals.get(before.replace(".", "/")), homes, plan)
+        if home and home not in proposals.values():
+            proposals[layer] = home
+    for kind in norms:
+        left = [layer for layer in layers_by_kind[kind] if layer not in proposals]
+        free = [home for home in homes if home not in proposals.values()]
+        proposals |= _align(left, free, plan)
     for layer in missing - set(proposals):  # e.g. a stem, sorted behind the stages
         free = [home for home in homes if home not in proposals.values()]
         home = max(free, key=lambda home: _score(layer, home, plan), default="")
@@ -40,6 +56,20 @@ def propose_restore(plan: ImportPlan) -> dict[str, str]:
     order = list(network.policies)
     ordered = sorted(proposals, key=order.index)
     return _by_outermost_scope({layer: proposals[layer] for layer in ordered}, plan)
+
+
+def _nearest(
+    layer: str, home: str | None, homes: Sequence[str], plan: ImportPlan
+) -> str | None:
+    """Return the place for a layer whose name is most like that of another place."""
+    if home is None:
+        return None
+    fitting = [each for each in homes if _score(layer, each, plan)]
+
+    def likeness(each: str) -> float:
+        return difflib.SequenceMatcher(None, each, home).ratio()
+
+    return max(fitting, key=likeness, default=None)
 
 
 def _align(
