@@ -25,7 +25,7 @@ def writing(path: Path) -> Iterator[None]:
         raise OSError(
             f"`{path}` could not be written; the checkpoints are intact. Make room or "
             "give write access, then start the same command again. "
-            f"Received: {error}"
+            f"Received: {' '.join(str(error).split())}"
         ) from error
 
 

@@ -154,14 +154,17 @@ class Writer:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
-        for writer in self._event_writers.values():
-            writer.close()
+        writers = list(self._event_writers.items())
         self._event_writers.clear()
+        for split, writer in writers:
+            with writing(self.tensorboard_folder / split):
+                writer.close()
 
     def get_state(self) -> dict[str, Any]:
         """Bring what is written to disk, and say how far it goes."""
-        for writer in self._event_writers.values():
-            writer.flush()
+        for split, writer in self._event_writers.items():
+            with writing(self.tensorboard_folder / split):
+                writer.flush()
         return {"num_rows": self._num_rows, "last_steps": dict(self._last_steps)}
 
     def set_state(self, state: dict[str, Any]) -> None:
