@@ -399,6 +399,23 @@ def test_network_takes_its_own_export_whatever_its_layers_name(path, source, tmp
     )
 
 
+def test_name_that_a_layer_gives_goes_before_its_own(tmp_path):
+    class Crossed(TinyNetwork):
+        def conv_layer(self, inputs, filters, kernel_size, **settings):
+            if inputs.shape[-1] == 8:  # the second convolution of the block
+                settings["restore"] = "elsewhere"
+            return super().conv_layer(inputs, filters, kernel_size, **settings)
+
+    network = Crossed(3, image_shape=SHAPE)
+    arrays = values(network)
+    crossed = "slow/b/conv/kernel"
+    arrays["elsewhere/kernel"] = arrays[crossed] + np.float32(1)
+    write_weights(tmp_path / "w.safetensors", arrays)
+    options = RestoreOptions(unused="ignore")
+    import_weights(network, tmp_path / "w.safetensors", options)
+    np.testing.assert_array_equal(values(network)[crossed], arrays["elsewhere/kernel"])
+
+
 def test_rows_of_another_width_are_an_error_before_anything_is_loaded(source, tmp_path):
     path = tmp_path / "w.safetensors"
     source["logits/kernel"] = source["logits/kernel"][:1]

@@ -7,12 +7,15 @@ import tensorflow as tf
 
 from worklab import Network, Session, Trainer, Writer
 from worklab.checkpoints import digest
+from worklab.layouts import Layout, Preprocessing
 from worklab.options import (
     AugmentOptions,
     OptimizerOptions,
     ReaderOptions,
+    SessionOptions,
     TrainingOptions,
 )
+from worklab.pretrained.files import write_weights
 from worklab.readers import ArrayReader
 
 from .conftest import CLASS_NAMES, TinyNetwork
@@ -518,3 +521,47 @@ def test_profile_ends_with_training(tmp_path, tiny_reader):
     trainer.train(3)
     trainer.writer.close()
     assert list((tmp_path / "tensorboard/plugins/profile").rglob("*.xplane.pb"))
+
+
+def test_averages_begin_anew_when_other_weights_come_in(tmp_path, tiny_reader):
+    settings = {"optimizer": OptimizerOptions(average=0.9)}
+    first = make_trainer(tmp_path / "run", tiny_reader, **settings)
+    first.train(2)
+    first.session.save()
+    first.session.close()
+    other = TinyNetwork(3, image_shape=(8, 8, 3), seed=9)
+    path = tmp_path / "other.safetensors"
+    write_weights(path, values(other))
+    second = Trainer(
+        TinyNetwork(3, image_shape=(8, 8, 3)),
+        tiny_reader,
+        Session(tmp_path / "run", SessionOptions(restore_anyway=True)),
+        Writer(tmp_path / "run"),
+        learning_rate=lambda step: 0.1,
+        **settings,
+    )
+    second.session.start(second.network, CLASS_NAMES, pretrained=path)
+    name = "slow/a/conv/kernel"
+    with second.averaged_weights():
+        np.testing.assert_array_equal(values(second.network)[name], values(other)[name])
+
+
+def test_another_layout_is_refused_on_a_restart(tmp_path, tiny_reader):
+    class Forms(TinyNetwork):
+        layouts = tuple(
+            Layout(name, f"{name}/weights", lambda layer: layer, Preprocessing())
+            for name in ("first", "second")
+        )
+
+    def start(layout):
+        network = Forms(3, image_shape=(8, 8, 3), layout=layout)
+        return make_trainer(tmp_path, tiny_reader, network=network)
+
+    trainer = start("first")
+    trainer.train(1)
+    trainer.session.save()
+    trainer.session.close()
+    with pytest.raises(
+        ValueError, match="layout 'first'.*--restore.layout first"
+    ):
+        start("second")

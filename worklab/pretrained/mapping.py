@@ -171,6 +171,8 @@ class ImportPlan:
             self.explained.update(names)
             return ImportRow(variable, names, "restore=False", "skipped")
         rule = self._rule(policy.restore)
+        if found is not None and found.names == (variable,):
+            rule = self._rule(True)
         if found is None:
             return self._row_of_missing(variable, layer, leaf, rule)
         if policy.restore == CLASSES:
@@ -265,11 +267,11 @@ class ImportPlan:
     def _translations(self, variable: str, layer: str, leaf: str) -> list[Translation]:
         """Return how the file may hold a variable, the likeliest first."""
         restore = self.network.policy(variable).restore
-        if self._is_of_this_network and restore != CLASSES:
-            restore = True
+        # What serves where the file has not the name that a layer gives.
+        own = [Translation((f"{layer}/{leaf}",))] if self._is_of_this_network else []
         if isinstance(restore, Mapping):
             if leaf in restore:
-                return [self._renamed(layer, leaf, restore[leaf])]
+                return [self._renamed(layer, leaf, restore[leaf]), *own]
             restore = True
         if isinstance(restore, str) and restore != CLASSES:
             source: str | None = restore
@@ -280,7 +282,7 @@ class ImportPlan:
         if source is None:
             return []
         keras_layer = self.network.keras_layer(layer)
-        return list(self.dialect.translate(keras_layer, source, leaf))
+        return [*self.dialect.translate(keras_layer, source, leaf), *own]
 
     def _as_counted(self, name: str | None) -> str | None:
         """Return a name with the number that it has in the file; see `Layout`."""
@@ -296,7 +298,7 @@ class ImportPlan:
         return dataclasses.replace(usual, names=(name,))
 
     def _rule(self, restore: Any) -> str:
-        if restore is True or (self._is_of_this_network and restore != CLASSES):
+        if restore is True:
             return "own name" if self.layout is None else f"layout {self.layout.name}"
         return f"restore={restore!r}"
 
