@@ -561,7 +561,5 @@ def test_another_layout_is_refused_on_a_restart(tmp_path, tiny_reader):
     trainer.train(1)
     trainer.session.save()
     trainer.session.close()
-    with pytest.raises(
-        ValueError, match="layout 'first'.*--restore.layout first"
-    ):
+    with pytest.raises(ValueError, match="layout 'first'.*--restore.layout first"):
         start("second")
