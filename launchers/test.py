@@ -40,7 +40,7 @@ def main(options: Options) -> TestResult:
     """
     setup = read_run(options.run, data_folder=options.data_folder)
     console = Console(soft_wrap=True)
-    with Session(options.run, setup.session) as session:
+    with Session(options.run, setup.session, alone=True) as session:
         reader = make_reader(options.split, setup.class_names, setup)
         network = make_network(reader, setup)
         session.track_variables(network.variables)

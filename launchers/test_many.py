@@ -66,7 +66,7 @@ def main(options: Options) -> list[TestResult]:
         setup = read_run(options.run, data_folder=options.data_folder)
         threads = dataclasses.replace(setup.session, num_threads=options.num_threads)
         with (
-            Session(options.run, threads) as session,
+            Session(options.run, threads, alone=True) as session,
             Writer(options.run / "tests" / options.split) as writer,
         ):
             reader = make_reader(options.split, setup.class_names, setup)

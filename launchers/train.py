@@ -11,9 +11,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from worklab import Session, Trainer, Writer, cli
+from worklab.console import make_console
 from worklab.lists import find_class_names
 from worklab.options import (
     AugmentOptions,
@@ -27,6 +26,7 @@ from worklab.options import (
     TrainingOptions,
 )
 from worklab.runs import (
+    delete_result,
     make_network,
     make_reader,
     resolve,
@@ -79,10 +79,13 @@ def main(options: Options) -> dict[str, Any]:
             "`num_steps` and `save_every` must be at least 1. Received: "
             f"num_steps={options.num_steps}, save_every={options.save_every}"
         )
-    console = Console(soft_wrap=True)
+    console = make_console()
     options = resolve(options)
     session = Session(options.run, options.session)
-    with session, Writer(options.run, console=console) as writer:
+    with (
+        session,
+        Writer(options.run if session.is_chief else None, console=console) as writer,
+    ):
         class_names = find_class_names(options.data.folder / options.data.train)
         reader = make_reader("train", class_names, options)
         network = make_network(reader, options)
@@ -101,11 +104,9 @@ def main(options: Options) -> dict[str, Any]:
             pretrained=options.pretrained,
             restore=options.restore,
         )
-        write_run(options.run, options, network, reader, report)
+        write_run(session, options, network, reader, report)
         if session.step < options.num_steps:
-            (options.run / "result.json").unlink(
-                missing_ok=True
-            )  # not complete any more
+            delete_result(session)  # not complete any more
         while session.step < options.num_steps:
             next_save = (session.step // options.save_every + 1) * options.save_every
             trainer.train(
@@ -114,7 +115,7 @@ def main(options: Options) -> dict[str, Any]:
             )
             session.save()
     result = {"step": session.step, "class_names": class_names}
-    write_result(options.run, result)
+    write_result(session, result)
     console.print(f"{options.run} is at step {session.step}")
     return result
 

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from worklab import Session, Tester, Trainer, Writer, cli
-from worklab.console import show_places, show_statistics
+from worklab.console import make_console, show_places, show_statistics
 from worklab.lists import find_class_names
 from worklab.options import (
     AugmentOptions,
@@ -75,7 +75,7 @@ def main(options: Options) -> dict[str, Any]:
     Returns:
         The content of `result.json`.
     """
-    console = Console(soft_wrap=True)
+    console = make_console()
     result = read_result(options.run)
     if result is not None:
         show_result(console, options.run, result)
@@ -83,7 +83,10 @@ def main(options: Options) -> dict[str, Any]:
 
     options = resolve(options)
     session = Session(options.run, options.session)
-    with session, Writer(options.run, console=console) as writer:
+    with (
+        session,
+        Writer(options.run if session.is_chief else None, console=console) as writer,
+    ):
         class_names = find_class_names(options.data.folder / options.data.train)
         train_reader = make_reader("train", class_names, options)
         valid_reader = make_reader("valid", class_names, options)
@@ -107,7 +110,7 @@ def main(options: Options) -> dict[str, Any]:
             pretrained=options.pretrained,
             restore=options.restore,
         )
-        write_run(options.run, options, network, train_reader, report)
+        write_run(session, options, network, train_reader, report)
 
         validation = Tester(network, valid_reader, session, split="valid")
         while not patience.complete:
@@ -133,7 +136,6 @@ def main(options: Options) -> dict[str, Any]:
             test = Tester(network, test_reader, session, split="test").test(
                 step=best_step
             )
-        test.save(options.run / "tests")
     result = {
         "step": session.step,
         "best_step": best_step,
@@ -141,7 +143,7 @@ def main(options: Options) -> dict[str, Any]:
         "test": test.statistics.to_json(),
         "class_names": class_names,
     }
-    write_result(options.run, result)
+    write_result(session, result, test)
     show_result(console, options.run, result)
     return result
 

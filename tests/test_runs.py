@@ -4,7 +4,7 @@ import pytest
 
 from launchers import train
 from tests.conftest import CLASS_NAMES
-from worklab import Network, runtime
+from worklab import Network, Session, runtime
 from worklab.options import DataOptions, LayerOptions, ReaderOptions, SessionOptions
 from worklab.readers import JsonListReader
 from worklab.runs import (
@@ -86,7 +86,7 @@ def test_run_folder_opens_again_with_its_own_copy(tmp_path, tiny_folder, network
     reader = make_reader("train", CLASS_NAMES, given)
     network = make_network(reader, given)
     run = tmp_path / "run"
-    write_run(run, given, network, reader)
+    write_run(Session(run), given, network, reader)
     network_file.write_text("raise RuntimeError('changed since')")
 
     setup = read_run(run)
@@ -104,7 +104,7 @@ def test_lists_may_have_moved(tmp_path, tiny_folder):
     reader = JsonListReader(
         tiny_folder / "train.json", CLASS_NAMES, options=given.reader
     )
-    write_run(tmp_path / "run", given, make_network(reader, given), reader)
+    write_run(Session(tmp_path / "run"), given, make_network(reader, given), reader)
     setup = read_run(tmp_path / "run", data_folder=tiny_folder)
     assert len(make_reader("test", setup.class_names, setup)) == 6
 
@@ -114,10 +114,10 @@ def test_changed_options_are_logged(tmp_path, tiny_folder, caplog, monkeypatch):
     first = options(tiny_folder)
     reader = make_reader("train", CLASS_NAMES, first)
     network = make_network(reader, first)
-    write_run(tmp_path, first, network, reader)
+    write_run(Session(tmp_path), first, network, reader)
     assert caplog.text == ""
     second = options(tiny_folder, save_every=7)
-    write_run(tmp_path, second, network, reader)
+    write_run(Session(tmp_path), second, network, reader)
     assert "`save_every` was 500, is 7" in caplog.text
 
 
@@ -128,7 +128,7 @@ def test_folder_of_no_run_is_an_error(tmp_path):
 
 def test_result_says_that_a_run_is_complete(tmp_path):
     assert read_result(tmp_path) is None
-    write_result(tmp_path, {"step": 3})
+    write_result(Session(tmp_path), {"step": 3})
     assert read_result(tmp_path) == {"step": 3}
 
 
@@ -136,14 +136,14 @@ def test_another_network_or_other_images_are_refused(tmp_path, tiny_folder):
     first = options(tiny_folder)
     reader = make_reader("train", CLASS_NAMES, first)
     network = make_network(reader, first)
-    write_run(tmp_path, first, network, reader)
+    write_run(Session(tmp_path), first, network, reader)
     other = options(tiny_folder, "worklab.networks.resnet:ResNet20")
     match = r"a run of the network `tests\.conftest:TinyNetwork`.*:ResNet20'"
     with pytest.raises(ValueError, match=match):
-        write_run(tmp_path, other, network, reader)
+        write_run(Session(tmp_path), other, network, reader)
     valid = make_reader("valid", CLASS_NAMES, first)
     with pytest.raises(ValueError, match=r"the train list is not the one"):
-        write_run(tmp_path, first, network, valid)
+        write_run(Session(tmp_path), first, network, valid)
 
 
 def test_precision_auto_is_what_the_run_began_with(tmp_path, tiny_folder, monkeypatch):
@@ -156,6 +156,6 @@ def test_precision_auto_is_what_the_run_began_with(tmp_path, tiny_folder, monkey
     reader = make_reader("train", CLASS_NAMES, begun)
     network = make_network(reader, begun)
     assert network.precision == "bfloat16"
-    write_run(begun.run, begun, network, reader)
+    write_run(Session(begun.run), begun, network, reader)
     monkeypatch.setattr(runtime, "bfloat16_hardware", lambda: "")  # another machine
     assert resolve(given) == begun

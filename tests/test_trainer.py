@@ -366,7 +366,7 @@ def test_image_of_a_later_part_is_named_where_it_is_not_finite(tmp_path, tiny_re
 
 
 def test_parts_must_divide_the_batch(tmp_path, tiny_reader):
-    with pytest.raises(ValueError, match="micro_batches=4, batch_size=6"):
+    with pytest.raises(ValueError, match="micro_batches=4, 6 images"):
         make_trainer(tmp_path, tiny_reader, options=TrainingOptions(micro_batches=4))
 
 

@@ -8,8 +8,20 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from worklab.cluster import read_cluster
+
 # More columns than this do not fit a terminal; the numbers are in the JSON file.
 _LARGEST_CONFUSION = 20
+
+
+def make_console() -> Console:
+    """Return the console of a launcher, which only the chief of several workers has.
+
+    Raises:
+        ValueError: If `TF_CONFIG`, which says who is the chief, cannot be understood.
+    """
+    cluster = read_cluster()
+    return Console(soft_wrap=True, quiet=cluster is not None and cluster.index > 0)
 
 
 def show_statistics(

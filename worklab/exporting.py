@@ -196,7 +196,7 @@ def _restored_network(
     setup = read_run(run)
     session_options = dataclasses.replace(setup.session, precision="float32")
     setup = dataclasses.replace(setup, session=session_options)
-    session = Session(run, setup.session)
+    session = Session(run, setup.session, alone=True)
     try:
         network = make_run_network(setup, num_features=num_features)
         session.track_variables(network.variables)

@@ -19,7 +19,7 @@ from rich.progress import track
 from worklab.checkpoints import digest
 from worklab.files import write_json, writing
 from worklab.network import Network
-from worklab.reader import Batch, Reader
+from worklab.reader import WHOLE, Batch, Reader, Share
 
 _logger = logging.getLogger(__name__)
 
@@ -77,13 +77,15 @@ class FeatureCache:
         """Return logits for a batch of `train_batches`."""
         return self.back([batch[name] for name in self._inputs], training=training)
 
-    def train_batches(self, start_step: int) -> Iterator[Batch]:
+    def train_batches(self, start_step: int, share: Share = WHOLE) -> Iterator[Batch]:
         """Return the Reader's training batches, outputs in the place of images."""
         outputs = self._open()
+        part = share.rows(self.reader.options.batch_size)
         step = start_step
         while True:
-            batch, copies = self.reader.train_order(step)
-            rows = batch["index"] * self.reader.options.copies + copies
+            order, copies = self.reader.train_order(step)
+            batch = {name: values[part] for name, values in order.items()}
+            rows = batch["index"] * self.reader.options.copies + copies[part]
             yield {KEY: outputs[rows], **batch}
             step += 1
 

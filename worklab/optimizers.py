@@ -108,4 +108,8 @@ def _with_policies(base: Any) -> Any:
                 gradient = gradient + decay * variable
             super().update_step(gradient, variable, learning_rate)
 
+        def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
+            # The Trainer has summed them, so that clipping sees the whole batch's.
+            return grads_and_vars
+
     return WithPolicies

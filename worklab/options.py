@@ -187,6 +187,8 @@ class SessionOptions:
     """`cpu` leaves the GPU to others."""
     gpu_megabytes: int | None = None
     """Most memory to take of each GPU; None: as much as TensorFlow likes."""
+    num_devices: int = 0
+    """Devices that share each batch; 0: every GPU, or else the CPU as one."""
     keep: int = 3
     """Newest checkpoints kept, besides the best."""
     keep_every: int = 0

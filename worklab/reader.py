@@ -28,6 +28,28 @@ _ORDER_STREAM, _AUGMENT_STREAM, _COPY_STREAM = 0, 1, 2
 _CHEAP_RECORD_SECONDS = 300e-6
 
 
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """One of some equal parts of each batch, as one of several workers reads it.
+
+    Attributes:
+        index: Which part, counted from 0.
+        count: Number of parts.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def rows(self, size: int) -> slice:
+        """Return the rows of a batch of `size` that the part has."""
+        return slice(
+            size * self.index // self.count, size * (self.index + 1) // self.count
+        )
+
+
+WHOLE = Share()
+
+
 class Reader(abc.ABC):
     """Turns records into batches; batch n depends on nothing but its arguments.
 
@@ -151,8 +173,12 @@ class Reader(abc.ABC):
             image, self.options.image_size, crop_fraction=self.options.crop_fraction
         )
 
-    def train_batch(self, step: int) -> Batch:
+    def train_batch(self, step: int, share: Share = WHOLE) -> Batch:
         """Return training batch number `step`, counted from 0.
+
+        Args:
+            step: Number of the batch.
+            share: Part of it; the parts together are the whole batch.
 
         Raises:
             ValueError: If the batch is larger than the split, an image cannot be
@@ -166,13 +192,17 @@ class Reader(abc.ABC):
                 f"`--reader.batch-size {num_records}` or less. "
                 f"Received: batch_size={size}"
             )
-        batch, copies = self.train_order(step)
+        order, copies = self.train_order(step)
+        rows = share.rows(size)
+        batch = {name: values[rows] for name, values in order.items()}
+        index = batch["index"]
         if self.options.copies:
-            return {"images": self.fixed_images(batch["index"], copies), **batch}
-        images = np.empty((size, *self.image_shape), np.uint8)
-        for row, index in enumerate(batch["index"].tolist()):
-            rng = np.random.default_rng([self.seed, _AUGMENT_STREAM, step * size + row])
-            images[row] = self._read(index, self.augment, rng)
+            return {"images": self.fixed_images(index, copies[rows]), **batch}
+        images = np.empty((len(index), *self.image_shape), np.uint8)
+        for row, record in enumerate(index.tolist()):
+            place = step * size + rows.start + row
+            rng = np.random.default_rng([self.seed, _AUGMENT_STREAM, place])
+            images[row] = self._read(record, self.augment, rng)
         return {"images": images, **batch}
 
     def train_order(self, step: int) -> tuple[Batch, np.ndarray]:
@@ -204,24 +234,31 @@ class Reader(abc.ABC):
             images[row] = self._read(int(record), self.augment, rng)
         return images
 
-    def test_batch(self, number: int) -> Batch:
-        """Return test batch `number`, padded with weight 0 where records end."""
+    def test_batch(self, number: int, share: Share = WHOLE) -> Batch:
+        """Return test batch `number`, padded with weight 0 where records end.
+
+        Args:
+            number: Counted from 0, in the order of the records.
+            share: Part of the batch.
+        """
         size = self.options.test_batch_size
-        index = np.arange(number * size, (number + 1) * size)
+        index = np.arange(number * size, (number + 1) * size)[share.rows(size)]
         index[index >= len(self)] = -1
-        images = np.zeros((size, *self.image_shape), np.uint8)
+        images = np.zeros((len(index), *self.image_shape), np.uint8)
         for row, record in enumerate(index[index >= 0]):
             images[row] = self._read(int(record), self.centre)
         return {"images": images, **self._batch(index)}
 
-    def train_batches(self, start_step: int) -> Iterator[Batch]:
+    def train_batches(self, start_step: int, share: Share = WHOLE) -> Iterator[Batch]:
         """Return the endless training batches from `start_step` on."""
-        return iter(self._prefetched(self.train_batch, start_step, sys.maxsize))
+        read = functools.partial(self.train_batch, share=share)
+        return iter(self._prefetched(read, start_step, sys.maxsize))
 
-    def test_batches(self) -> Iterator[Batch]:
+    def test_batches(self, share: Share = WHOLE) -> Iterator[Batch]:
         """Return one pass over all records, in their order."""
         num_batches = -(-len(self) // self.options.test_batch_size)
-        return iter(self._prefetched(self.test_batch, 0, num_batches))
+        read = functools.partial(self.test_batch, share=share)
+        return iter(self._prefetched(read, 0, num_batches))
 
     def _prefetched(
         self, read: Callable[[int], Batch], start: int, stop: int

@@ -34,6 +34,8 @@ from worklab.pretrained.cards import FILE_MODULE
 from worklab.reader import Reader
 from worklab.readers import JsonListReader
 from worklab.runtime import choose_precision
+from worklab.session import Session
+from worklab.tester import TestResult
 
 _logger = logging.getLogger(__name__)
 _PACKAGES = ("tensorflow", "keras", "numpy", "grain", "opencv-python-headless")
@@ -78,7 +80,7 @@ def load_network_class(name: str) -> type[Network]:
 
 
 def write_run(
-    run: Path,
+    session: Session,
     options: Any,
     network: Network,
     train_reader: JsonListReader,
@@ -87,20 +89,25 @@ def write_run(
     """Write `run.json`, `network.py`, `classes.json` and an empty `notes.md`.
 
     On a restart, options that differ from those of the last start are logged, and
-    those that make it another run are refused.
+    those that make it another run are refused. Of several workers only the chief
+    writes; all must have the same options.
 
     Args:
-        run: Folder of the run.
+        session: Of the run.
         options: The launcher's option dataclass.
         network: The source of its module is copied.
         train_reader: Its class names are pinned, its list is part of the run.
         report: What was loaded at the start; None on a restart or from scratch.
 
     Raises:
+        RuntimeError: If a worker was started with other options than the chief.
         ValueError: If the folder has a run of another network or other images.
     """
+    run, plain = session.run, options_to_json(options)
+    _check_same_options(session, plain)
+    if not session.is_chief:
+        return
     run.mkdir(parents=True, exist_ok=True)
-    plain = options_to_json(options)
     path = run / "run.json"
     lists = {"train": train_reader.list_path, "valid": options.data.folder}
     lists["valid"] /= options.data.valid
@@ -188,8 +195,10 @@ def read_run(run: Path, *, data_folder: Path | None = None) -> RunSetup:
             f"`{run}` is not the folder of a run: a launcher that trains writes "
             f"`run.json` there. Received: {error}"
         ) from error
-    # A test ends by itself, and has the machine's cores unless told otherwise.
-    session = dataclasses.replace(setup.session, time_limit=None, num_threads=0)
+    # A test ends by itself, and has the machine's cores and devices.
+    session = dataclasses.replace(
+        setup.session, time_limit=None, num_threads=0, num_devices=0
+    )
     setup = dataclasses.replace(setup, session=session)
     if data_folder is not None:
         data = dataclasses.replace(setup.data, folder=data_folder)
@@ -339,9 +348,20 @@ def _make_network(
     )
 
 
-def write_result(run: Path, result: Mapping[str, Any]) -> None:
-    """Write `result.json`, which says that the run is complete."""
-    write_json(Path(run) / "result.json", result)
+def write_result(
+    session: Session, result: Mapping[str, Any], *tests: TestResult
+) -> None:
+    """Write tests, and `result.json`, which says that the run is complete."""
+    if session.is_chief:
+        for test in tests:
+            test.save(session.run / "tests")
+        write_json(session.run / "result.json", result)
+
+
+def delete_result(session: Session) -> None:
+    """Delete `result.json`, as the run goes on."""
+    if session.is_chief:
+        (session.run / "result.json").unlink(missing_ok=True)
 
 
 def read_result(run: Path) -> dict[str, Any] | None:
@@ -376,6 +396,16 @@ def _load_file(path: Path) -> Any:
 def digest_file(path: Path) -> str | None:
     """Return the SHA-256 of a file, or None where there is none."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def _check_same_options(session: Session, options: Mapping[str, Any]) -> None:
+    _, of_chief = session.devices.from_chief(lambda: ({}, options))
+    differences = _differences(of_chief, options)
+    if differences:
+        raise RuntimeError(
+            "all workers must be started with the same options as the chief. "
+            f"Received: on worker {session.devices.worker} {'; '.join(differences)}"
+        )
 
 
 def _refuse_another_run(

@@ -1,6 +1,8 @@
 """Session: start, save, restore, stop: everything that outlives the process."""
 
+import contextlib
 import logging
+import signal
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +20,7 @@ from worklab.checkpoints import (
     load_checkpoint,
     with_averages,
 )
+from worklab.devices import LOST_WORKER, Devices
 from worklab.locks import RunLock
 from worklab.network import Network
 from worklab.options import RestoreOptions, SessionOptions
@@ -50,9 +53,11 @@ class Session:
 
     Args:
         run: Folder of the run; made when something is written.
-        options: Seed, precision, threads, retention.
+        options: Seed, precision, threads, devices, retention.
+        alone: Be no worker, whatever `TF_CONFIG` says; as for a test beside training.
 
     Attributes:
+        devices: The `Devices` that share each batch.
         step: Training steps done.
         best_step: Step whose checkpoint is kept as the best; None: none yet.
         checkpoints: The `Checkpoints` of the run.
@@ -61,8 +66,15 @@ class Session:
         ValueError: If an option is out of range.
     """
 
-    def __init__(self, run: Path, options: SessionOptions = SessionOptions()) -> None:
+    def __init__(
+        self,
+        run: Path,
+        options: SessionOptions = SessionOptions(),
+        *,
+        alone: bool = False,
+    ) -> None:
         runtime.configure(options)
+        self.devices = Devices(options, alone=alone)
         self.run = Path(run)
         self.options = options
         self.step = 0
@@ -86,6 +98,7 @@ class Session:
         self._signals = StopSignals(options.time_limit)
         self._background = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: Future[Path] | None = None
+        self._scope = contextlib.ExitStack()
 
     def track_variables(self, variables: Mapping[str, Any], prefix: str = "") -> None:
         """Save and restore these Keras variables, by `prefix` and name.
@@ -137,15 +150,16 @@ class Session:
             ValueError: If the checkpoint is of other classes or another network, or
                 the pretrained file leaves a variable unexplained.
         """
-        self._lock = self._lock or RunLock(self.run)
-        self.checkpoints.clean()
+        if self.is_chief:
+            self._lock = self._lock or RunLock(self.run)
+            self.checkpoints.clean()
         self._class_names = list(class_names)
         self._layout = None if network.layout is None else network.layout.name
         self.track_variables(network.variables)
         report = None
         # 1. The run has an intact checkpoint: everything is restored from it.
         resumed = self._restore_newest()
-        if not resumed and self.checkpoints.steps():
+        if not resumed and self.is_chief and self.checkpoints.steps():
             raise CheckpointError(
                 f"none of the checkpoints of `{self.run}` can be read, so nothing is "
                 "changed there. Mend the disk, or move the folder away to start anew. "
@@ -162,7 +176,8 @@ class Session:
         # 3. All else has been initialised from the seed, layer by layer.
         device = runtime.describe_device(self.options.precision)
         if resumed:
-            self.checkpoints.delete_old(self.step, self._best_steps())
+            if self.is_chief:
+                self.checkpoints.delete_old(self.step, self._best_steps())
             _logger.info("resumed from step %d of %s (%s)", self.step, self.run, device)
         else:
             for stateful in self._states.values():
@@ -175,7 +190,7 @@ class Session:
         return report
 
     def save(self) -> Path:
-        """Write one checkpoint of everything tracked, at this step.
+        """Write one checkpoint of everything tracked, at this step, on the chief.
 
         The values are those of now, but the file is written beside training; `finish`
         waits for it, and so does the next `save`. Where writing failed, that is where
@@ -203,6 +218,10 @@ class Session:
             "states": {name: s.get_state() for name, s in self._states.items()},
         }
         self.finish()
+        best_steps = self._best_steps()
+        self._saved_step, self._saved_best_step = self.step, self.best_step
+        if not self.is_chief:
+            return self.checkpoints.path(self.step)
         # TensorFlow never changes a tensor that was read: the next step's update makes
         # a copy of the variable instead. So reading is all that training waits for.
         if self._read_variables is None:
@@ -214,9 +233,8 @@ class Session:
             ).get_concrete_function()
         tensors = dict(zip(self._variables, self._read_variables(), strict=True))
         self._saving = self._background.submit(
-            self._write, self.step, tensors, state, self._best_steps()
+            self._write, self.step, tensors, state, best_steps
         )
-        self._saved_step, self._saved_best_step = self.step, self.best_step
         return self.checkpoints.path(self.step)
 
     def finish(self) -> None:
@@ -249,12 +267,8 @@ class Session:
             CheckpointError: If there is none; names the steps that have one.
         """
         self.finish()
-        if step not in self.checkpoints.steps():
-            raise CheckpointError(
-                f"`{self.run}` has no checkpoint of that step; it has "
-                f"{self.checkpoints.steps()}. Received: step={step}"
-            )
-        self._restore(self.checkpoints.path(step), *self.checkpoints.load(step))
+        loaded = self.devices.from_chief(lambda: self._load_step(step))
+        self._restore(self.checkpoints.path(step), *loaded)
 
     def restore_file(self, path: Path) -> None:
         """Restore everything from a checkpoint file, wherever it is.
@@ -262,7 +276,8 @@ class Session:
         Raises:
             CheckpointError: If it cannot be read, or is damaged.
         """
-        self._restore(path, *load_checkpoint(path))
+        loaded = self.devices.from_chief(lambda: load_checkpoint(path))
+        self._restore(path, *loaded)
 
     def restore_best(self) -> int:
         """Set the variables back to the best checkpoint's; step and states go on.
@@ -280,11 +295,19 @@ class Session:
                 "Received: best_step=None"
             )
         self.finish()
-        arrays, state = self.checkpoints.load(self.best_step)
+        best_step = self.best_step
+        arrays, state = self.devices.from_chief(
+            lambda: self.checkpoints.load(best_step)
+        )
         if not any(map(_is_optimizer, self._variables)):
             arrays = with_averages(arrays, state)
         self._assign(self.checkpoints.path(self.best_step), arrays)
         return self.best_step
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process is the one of its workers that writes."""
+        return self.devices.is_chief
 
     @property
     def is_new(self) -> bool:
@@ -297,14 +320,14 @@ class Session:
         return self._signals.number is not None
 
     def raise_if_stopped(self) -> None:
-        """Raise where it is safe to stop.
+        """Raise where it is safe to stop; all workers stop at the same place.
 
         Raises:
-            StopRequested: If a signal has come, or the time limit is reached.
+            StopRequested: If a signal has come, or the time limit is reached, here or
+                on another worker.
         """
-        number = self._signals.number
-        if number is not None:
-            raise StopRequested(number)
+        if self.devices.any(self.stop_requested):
+            raise StopRequested(self._signals.number or signal.SIGTERM)
 
     def close(self) -> None:
         """Wait for the last checkpoint and let the run folder go.
@@ -322,6 +345,7 @@ class Session:
                 self._lock = None
 
     def __enter__(self) -> Self:
+        self._scope.enter_context(self.devices.strategy.scope())
         self._signals.listen()
         return self
 
@@ -331,6 +355,7 @@ class Session:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._scope.close()
         try:
             if isinstance(error, StopRequested):
                 self._save_before_stop(error)
@@ -344,6 +369,8 @@ class Session:
                 self._signals.give_back()
         if isinstance(error, StopRequested):
             raise SystemExit(128 + error.signal_number) from None
+        if self.devices.num_workers > 1 and isinstance(error, LOST_WORKER):
+            raise RuntimeError(self.devices.describe_lost(error)) from error
 
     def _save_before_stop(self, stop: StopRequested) -> None:
         try:
@@ -365,12 +392,23 @@ class Session:
 
     def _restore_newest(self) -> bool:
         self.finish()
-        newest = self.checkpoints.load_newest()
-        if newest is None:
+        arrays, state = self.devices.from_chief(self._load_newest)
+        if state is None:
             return False
-        step, arrays, state = newest
-        self._restore(self.checkpoints.path(step), arrays, state)
+        self._restore(self.checkpoints.path(state["step"]), arrays, state)
         return True
+
+    def _load_newest(self) -> tuple[Mapping[str, np.ndarray], Any]:
+        _, arrays, state = self.checkpoints.load_newest() or (0, {}, None)
+        return arrays, state
+
+    def _load_step(self, step: int) -> tuple[Mapping[str, np.ndarray], Any]:
+        if step not in self.checkpoints.steps():
+            raise CheckpointError(
+                f"`{self.run}` has no checkpoint of that step; it has "
+                f"{self.checkpoints.steps()}. Received: step={step}"
+            )
+        return self.checkpoints.load(step)
 
     def _restore(
         self, path: Path, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]

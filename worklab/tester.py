@@ -86,6 +86,9 @@ class Tester:
         reader: What it is tested on.
         session: Whose step is noted, and whose signals are served.
         split: Name of the split, for the result.
+
+    Raises:
+        ValueError: If the test batch cannot be divided among the session's devices.
     """
 
     __test__ = False  # not a test case of pytest
@@ -93,6 +96,7 @@ class Tester:
     def __init__(
         self, network: Network, reader: Reader, session: Session, *, split: str
     ) -> None:
+        session.devices.check_divides(reader.options.test_batch_size, "test_batch_size")
         self.network = network
         self.reader = reader
         self.session = session
@@ -109,41 +113,41 @@ class Tester:
             ValueError: If a logit is not finite; names the image.
             StopRequested: If a signal came.
         """
-        labels, logits, losses, index = [], [], [], []
-        for batch in self.reader.test_batches():
+        reader, devices = self.reader, self.session.devices
+        batches = []
+        for batch in reader.test_batches(devices.share):
             self.session.raise_if_stopped()
-            batch_logits, batch_losses = self._predict(batch)
-            real = batch["weights"] > 0
-            labels.append(batch["labels"][real])
-            index.append(batch["index"][real])
-            logits.append(batch_logits.numpy()[real])
-            losses.append(batch_losses.numpy()[real])
-        names = [self.reader.name(int(number)) for number in np.concatenate(index)]
-        all_logits = np.concatenate(logits)
-        self._check_finite(all_logits, names)
-        probabilities = _softmax(all_logits)
+            batches.append([each.numpy() for each in self._predict(batch)])
+        # Batches have the records in their order, then padding.
+        logits, losses = (
+            np.concatenate(parts)[: len(reader)] for parts in zip(*batches, strict=True)
+        )
+        names = [reader.name(number) for number in range(len(reader))]
+        self._check_finite(logits, names)
+        probabilities = _softmax(logits)
         return TestResult(
             step=self.session.step if step is None else step,
             split=self.split,
             statistics=classification_statistics(
-                np.concatenate(labels),
+                reader.labels,
                 probabilities,
-                np.concatenate(losses),
-                self.reader.class_names,
+                losses,
+                reader.class_names,
             ),
             names=names,
-            labels=np.concatenate(labels),
+            labels=reader.labels,
             probabilities=probabilities,
-            losses=np.concatenate(losses),
-            class_names=self.reader.class_names,
+            losses=losses,
+            class_names=reader.class_names,
         )
 
     def _predict(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        devices = self.session.devices
         if self._predict_function is None:
-            self._predict_function = tf.function(
-                self._predict_step, input_signature=[batch_signature(batch)]
+            self._predict_function = devices.function(
+                self._predict_step, [batch_signature(batch)]
             )
-        return self._predict_function(batch)
+        return devices.gather(self._predict_function(devices.split(batch)))
 
     def _predict_step(self, batch: Mapping[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
         logits = self.network(batch, training=False)

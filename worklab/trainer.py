@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from worklab.clock import Clock
 from worklab.counting import count_training, count_work
+from worklab.devices import Devices
 from worklab.feature_cache import FeatureCache
 from worklab.layers import BatchNormalization
 from worklab.micro_batches import Gradients, sum_over_parts
@@ -29,6 +30,9 @@ _logger = logging.getLogger(__name__)
 
 # Skipping this many batches is no longer about single images but about the recipe.
 _MOST_SKIPPED = 20
+
+# What Keras calls the state of a random generator, e.g. that of a dropout.
+_GENERATOR = "seed_generator_state"
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -49,7 +53,6 @@ class _Step:
     """A step that has been started; its numbers may still be on their way."""
 
     number: int
-    index: np.ndarray
     scalars: dict[str, tf.Tensor]
     losses: tf.Tensor
 
@@ -87,15 +90,23 @@ class Trainer:
         optimizer: OptimizerOptions = OptimizerOptions(),
         options: TrainingOptions = TrainingOptions(),
     ) -> None:
-        _check(options, reader.options.batch_size)
+        batch_size = reader.options.batch_size
+        session.devices.check_divides(batch_size, "batch_size")
+        _check(options, batch_size // session.devices.num_replicas)
+        _check_scope(session.devices, network)
         self.network = network
         self.reader = reader
         self.session = session
+        self.devices = session.devices
         self.writer = writer
         self.learning_rate = learning_rate
         self.options = options
-        self.optimizer = make_optimizer(optimizer, network)
+        with self.devices.strategy.scope():
+            self.optimizer = make_optimizer(optimizer, network)
         self._averages = averages(self.optimizer, network)
+        others = [v for v in network.variables.values() if not v.trainable]
+        self._statistics = [v for v in others if v.dtype.startswith("float")]
+        self._generators = [v for v in others if v.path.endswith(_GENERATOR)]
         self._sums: dict[str, float] = {}
         self._skipped: set[int] = set()
         self._started_steps: collections.deque[_Step] = collections.deque()
@@ -144,6 +155,8 @@ class Trainer:
             self._start_cold()
         if self.options.cache_features and self._cache is None:
             folder = self.session.run / "cache"
+            if not self.devices.is_chief:
+                folder /= f"worker-{self.devices.worker}"
             self._cache = FeatureCache(self.network, self.reader, folder)
         end = self.session.step + num_steps
         self._clock.start()
@@ -156,8 +169,10 @@ class Trainer:
             self.session.step += 1
             try:
                 if self.session.step not in self._skipped:
-                    numbers = self._step_function(batch, np.float32(rate))
-                    started = _Step(self.session.step, batch["index"], *numbers)
+                    numbers = self._step_function(
+                        self.devices.split(batch), np.float32(rate)
+                    )
+                    started = _Step(self.session.step, *self.devices.first(numbers))
                     self._started_steps.append(started)
                 # The newest may still be computing on a GPU while the next batch comes.
                 self._settle(leave=0 if self._is_logged(end) else 1)
@@ -166,7 +181,7 @@ class Trainer:
                     raise
                 self._roll_back(error)
                 continue
-            self._clock.count(len(batch["index"]))
+            self._clock.count(self.reader.options.batch_size)
             self._log(rate, end, last_step or end)
             self._profile_to_here()
 
@@ -244,8 +259,9 @@ class Trainer:
     def _seconds_at_limit(self) -> float:
         """Seconds that an image's step would take at the machine's matmul limit."""
         precision = self.network.precision
+        machines = self.devices.num_machines
         trained = self.network if self._cache is None else self._cache.back
-        return count_training(count_work(trained)) / matmul_limit(precision)
+        return count_training(count_work(trained)) / matmul_limit(precision) / machines
 
     def _profile_from_here(self) -> None:
         profile, step = self.options.profile, self.session.step + 1
@@ -261,14 +277,13 @@ class Trainer:
     def _next_batch(self) -> Batch:
         if self._next_step != self.session.step:  # at first, and after a restore
             source = self._cache or self.reader
-            self._batches = source.train_batches(self.session.step)
+            self._batches = source.train_batches(self.session.step, self.devices.share)
         batch = next(self._batches)
         self._next_step = self.session.step + 1
         if self._step_function is None:
-            self._step_function = tf.function(
+            self._step_function = self.devices.function(
                 self._train_step,
-                input_signature=[batch_signature(batch), tf.TensorSpec((), tf.float32)],
-                autograph=False,
+                [batch_signature(batch), tf.TensorSpec((), tf.float32)],
             )
         return batch
 
@@ -280,13 +295,22 @@ class Trainer:
     def _train_step(
         self, batch: Mapping[str, tf.Tensor], learning_rate: tf.Tensor
     ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """Update the weights on one device, by the rows of all devices.
+
+        Returns:
+            Scalars, and the loss of each image of the whole batch; the same on all.
+        """
         variables = self.network.model.trainable_variables
-        total_weight = tf.reduce_sum(batch["weights"])
-        gradients, sums, losses = sum_over_parts(
-            lambda part: self._gradients(part, total_weight),
-            batch,
-            self.options.micro_batches,
-        )
+        total_weight = self.devices.sum(tf.reduce_sum(batch["weights"]))
+        with self.devices.own_randomness(self._generators):
+            gradients, sums, losses = sum_over_parts(
+                lambda part: self._gradients(part, total_weight),
+                batch,
+                self.options.micro_batches,
+            )
+        losses = self.devices.placed(losses)
+        gradients, sums, losses = self.devices.sum((gradients, sums, losses))
+        self.devices.average(self._statistics)
         self.optimizer.learning_rate.assign(learning_rate)
         self.optimizer.apply(gradients, variables)  # multiplies by each lr_mult
         scalars = {name: value / total_weight for name, value in sums.items()}
@@ -303,7 +327,8 @@ class Trainer:
             losses = network.losses(batch, logits, training=True)
             loss = tf.reduce_sum(losses * weights) / total_weight
         gradients = tape.gradient(loss, variables)
-        if self.options.micro_batches > 1:  # sums want all; alone, Keras warns of None
+        # Sums want all of them; alone, Keras warns of None.
+        if self.options.micro_batches > 1 or self.devices.num_replicas > 1:
             gradients = [
                 tf.zeros_like(variable.value) if gradient is None else gradient
                 for gradient, variable in zip(gradients, variables, strict=True)
@@ -334,12 +359,13 @@ class Trainer:
         bad = ~np.isfinite(step.losses.numpy())
         if not bad.any():  # the gradient alone: any image may be the cause
             bad[:] = True
-        names = [f"`{self.reader.name(int(n))}`" for n in step.index[bad]]
+        order, _ = self.reader.train_order(step.number - 1)
+        names = [f"`{self.reader.name(int(n))}`" for n in order["index"][bad]]
         return NonFiniteLoss(
             f"the loss or its gradient is not finite at step {step.number}; the last "
             "checkpoint is intact. Lower the learning rate, clip the gradient "
             "(`--optimizer.clip-norm 1`), or skip such batches (`--training.on-nan "
-            f"rollback`). {len(names)} of its {len(step.index)} images may be the "
+            f"rollback`). {len(names)} of its {len(bad)} images may be the "
             f"cause: {', '.join(names)}. Received: loss={scalars['loss']}, "
             f"gradient_norm={scalars['gradient_norm']}",
             step.number,
@@ -397,11 +423,35 @@ def _check_range(images: np.ndarray) -> None:
         )
 
 
-def _check(options: TrainingOptions, batch_size: int) -> None:
-    if batch_size % max(1, options.micro_batches):
+def _check_scope(devices: Devices, network: Network) -> None:
+    """Check that each device has a copy of the network.
+
+    Raises:
+        ValueError: If it has not.
+    """
+    extended = devices.strategy.extended
+    variables = (variable.value for variable in network.variables.values())
+    if devices.num_replicas > 1 and not all(
+        map(extended.variable_created_in_scope, variables)
+    ):
         raise ValueError(
-            "`micro_batches` must divide the batch, so that its parts are of one size. "
-            f"Received: micro_batches={options.micro_batches}, batch_size={batch_size}"
+            "the network must be made inside `with session:`, so that each device has "
+            f"its copy. Received: {type(network).__name__} made outside, for "
+            f"{devices.num_replicas} devices"
+        )
+
+
+def _check(options: TrainingOptions, rows: int) -> None:
+    """Check the options, for a device that has so many rows of a batch.
+
+    Raises:
+        ValueError: If one is out of range.
+    """
+    if rows % max(1, options.micro_batches):
+        raise ValueError(
+            "`micro_batches` must divide the images that a device has of a batch, so "
+            "that its parts are of one size. "
+            f"Received: micro_batches={options.micro_batches}, {rows} images"
         )
     if (
         options.profile is not None

@@ -28,13 +28,16 @@ class Writer:
     Use it as it is; it is not made for subclassing. It computes nothing.
 
     Args:
-        run: Folder of the run; files appear with the first thing written.
+        run: Folder of the run; files appear with the first thing written. None: takes
+            everything and writes nothing, as on all workers but the chief.
         console: Where progress is shown; None shows nothing.
     """
 
-    def __init__(self, run: Path, *, console: Console | None = None) -> None:
-        self.history_path = Path(run) / "history.csv"
-        self.tensorboard_folder = Path(run) / "tensorboard"
+    def __init__(self, run: Path | None, *, console: Console | None = None) -> None:
+        self.silent = run is None
+        run = Path() if run is None else Path(run)
+        self.history_path = run / "history.csv"
+        self.tensorboard_folder = run / "tensorboard"
         self.console = console
         self._num_rows = 0
         self._last_steps: dict[str, int] = {}
@@ -47,6 +50,8 @@ class Writer:
         self, step: int, scalars: Mapping[str, float], *, split: str = "train"
     ) -> None:
         """Write a row of the history, and a point of each TensorBoard curve."""
+        if self.silent:
+            return
         row = {"step": step, "split": split} | {
             name: f"{value:.9g}" for name, value in scalars.items()
         }
@@ -71,7 +76,7 @@ class Writer:
 
     def start_profile(self) -> None:
         """Begin a TensorFlow profile, for TensorBoard's profile plugin, once."""
-        if not self._profiling:
+        if not self._profiling and not self.silent:
             tf.profiler.experimental.start(str(self.tensorboard_folder))
             self._profiling = True
 
@@ -172,6 +177,8 @@ class Writer:
         self.close()
         self._num_rows = state["num_rows"]
         self._last_steps = dict(state["last_steps"])
+        if self.silent:
+            return
         with writing(self.history_path):
             _cut_history(self.history_path, self._num_rows)
         if self.tensorboard_folder.is_dir():
@@ -181,6 +188,9 @@ class Writer:
 
     @contextlib.contextmanager
     def _events(self, split: str, step: int) -> Iterator[None]:
+        if self.silent:
+            yield  # without a default writer TensorFlow's summaries do nothing
+            return
         folder = self.tensorboard_folder / split
         with writing(folder):
             if split not in self._event_writers:
