@@ -6,11 +6,14 @@ import logging
 import os
 import re
 import socket
+import time
 from typing import Any
 
 import tensorflow as tf
 
 _logger = logging.getLogger(__name__)
+
+_REMINDER_SECONDS = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,23 +75,28 @@ def join_cluster(cluster: Cluster) -> Any:
     """
     own = cluster.addresses[cluster.index]
     port = int(own.rpartition(":")[2])
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    others = [address for address in cluster.addresses if address != own]
+    with socket.socket() as meeting_place:
+        meeting_place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("", port))
+            meeting_place.bind(("", port))
+            meeting_place.listen()
         except (OSError, OverflowError) as error:
             raise ValueError(
                 f"this worker cannot listen on port {port}, as TF_CONFIG says: "
                 f"{error}. Is another run using it? Give all workers another port. "
                 f"Received: {own}"
             ) from error
-    _logger.info(
-        "worker %d of %d at %s, waiting for the others: %s",
-        cluster.index,
-        len(cluster.addresses),
-        own,
-        ", ".join(a for a in cluster.addresses if a != own),
-    )
+        _logger.info(
+            "worker %d of %d at %s, waiting for %s",
+            cluster.index,
+            len(cluster.addresses),
+            own,
+            ", ".join(others),
+        )
+        # TensorFlow would wait as well, but deaf to Ctrl-C and without a word.
+        for address in others:
+            _wait_for(address)
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except RuntimeError as error:
@@ -96,6 +104,27 @@ def join_cluster(cluster: Cluster) -> Any:
             "workers can only join before TensorFlow computes anything, and once in a "
             f"process. Received: {error}"
         ) from error
+
+
+def _wait_for(address: str) -> None:
+    """Wait until a worker listens."""
+    host, _, port = address.rpartition(":")
+    began = last = time.monotonic()
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            now = time.monotonic()
+            if now - last > _REMINDER_SECONDS:
+                last = now
+                _logger.warning(
+                    "still waiting for the worker at %s after %.0f s: %s",
+                    address,
+                    now - began,
+                    error,
+                )
+            time.sleep(0.2)
 
 
 def _problem(text: str) -> str:

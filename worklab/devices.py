@@ -238,12 +238,12 @@ class Devices:
 
     def describe_lost(self, error: Exception) -> str:
         """Return what to tell about an error of `LOST_WORKER`."""
-        reason = str(error).strip().splitlines()
-        text = next((each for each in reason if "aborted" in each.lower()), reason[0])
+        text = str(error).strip().partition("Collective ops is aborted by: ")
+        reason = (text[2] or text[0]).splitlines()[0]
         return (
             "another worker has ended; its own output says why. Start all of them "
             "again with the same command: they go on from the last checkpoint. "
-            f"Received: {text} (on worker {self.worker} of {self.num_workers})"
+            f"Received: {reason} (on worker {self.worker} of {self.num_workers})"
         )
 
     def _bytes_from_chief(self, data: bytes) -> bytes:
