@@ -8,10 +8,19 @@ import cv2
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from rich.console import Console
+from rich.table import Table
 
 from worklab import Network
 from worklab.options import AugmentOptions, ReaderOptions
 from worklab.readers import ArrayReader
+
+# Two devices for test_devices.py; TensorFlow computes on the first if not told.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0],
+    [tf.config.LogicalDeviceConfiguration()] * 2,
+)
 
 CLASS_NAMES = ["circle", "square", "cross"]
 
@@ -78,3 +87,18 @@ def tiny_folder(tiny_images, tmp_path_factory) -> Path:
         (folder / f"{split}.json").write_text(json.dumps(records))
     (folder / "classes.json").write_text(json.dumps(CLASS_NAMES))
     return folder
+
+
+@pytest.fixture(scope="session")
+def figures(request):
+    """Rows `(fault, done, found)` for the table that `make stress` ends with."""
+    rows = []
+    yield rows
+    if request.config.getoption("markexpr") == "stress":
+        table = Table("fault", "done", "found", show_lines=True)
+        for fault, found in dict.fromkeys((row[0], row[2]) for row in rows):
+            done = [row[1] for row in rows if (row[0], row[2]) == (fault, found)]
+            table.add_row(fault, ", ".join(done), found)
+        capture = request.config.pluginmanager.getplugin("capturemanager")
+        with capture.global_and_fixture_disabled():
+            Console(width=100).print("", table)

@@ -120,6 +120,12 @@ def launch(launcher: str, words: list[str], folder: Path, hold: Hold | None) -> 
     cli.run(importlib.import_module(f"launchers.{launcher}").main, words)
 
 
+def launch_worker(config: str, *arguments: Any) -> None:
+    """Run a launcher as one of several workers."""
+    os.environ["TF_CONFIG"] = config
+    launch(*arguments)
+
+
 def test_slowly(run: Path, folder: Path, pause: float) -> None:
     """Test checkpoints as `test_many` does, with a long look into each file."""
     _redirect(folder)

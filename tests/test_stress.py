@@ -21,8 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
-from rich.table import Table
 
 from worklab.checkpoints import (
     CheckpointError,
@@ -113,21 +111,6 @@ class Child:
         code = self.process.exitcode
         assert code is not None, f"it does not end; its last marks: {self.marks[-5:]}"
         return code
-
-
-@pytest.fixture(scope="session")
-def figures(request):
-    """Rows `(fault, done, found)` for the table that `make stress` ends with."""
-    rows = []
-    yield rows
-    if request.config.getoption("markexpr") == "stress":
-        table = Table("fault", "done", "found", show_lines=True)
-        for fault, found in dict.fromkeys((row[0], row[2]) for row in rows):
-            done = [row[1] for row in rows if (row[0], row[2]) == (fault, found)]
-            table.add_row(fault, ", ".join(done), found)
-        capture = request.config.pluginmanager.getplugin("capturemanager")
-        with capture.global_and_fixture_disabled():
-            Console(width=100).print("", table)
 
 
 @pytest.fixture

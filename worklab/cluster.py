@@ -1,6 +1,7 @@
 """Workers on several machines, as `TF_CONFIG` names them."""
 
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -67,6 +68,7 @@ def read_cluster() -> Cluster | None:
     return Cluster(addresses, before + int(task["index"]))
 
 
+@functools.cache
 def join_cluster(cluster: Cluster) -> Any:
     """Return the strategy of a cluster, whose workers find each other by and by.
 

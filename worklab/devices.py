@@ -1,6 +1,7 @@
 """The devices that share each batch: those of this machine, and of other workers."""
 
 import contextlib
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -21,6 +22,8 @@ LOST_WORKER = (
     tf.errors.InternalError,
     tf.errors.UnavailableError,
 )
+
+_SEED_STRIDE = 7919  # a prime; seeds of layers are not so regular
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -59,7 +62,7 @@ class Devices:
             self.num_workers, self.worker = len(cluster.addresses), cluster.index
             self.strategy = join_cluster(cluster)
         elif len(names) > 1:
-            self.strategy = tf.distribute.MirroredStrategy(names)
+            self.strategy = _mirror(tuple(names))
         else:
             self.strategy = tf.distribute.get_strategy()
         self.num_replicas: int = self.strategy.num_replicas_in_sync
@@ -178,18 +181,18 @@ class Devices:
         """Let random generators give each device numbers of its own inside a step.
 
         Args:
-            generators: States, uint32 (2,); equal on all devices before and after.
+            generators: States, integers (2,); equal on all devices before and after.
         """
         if self.num_replicas == 1:
             yield
             return
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        own = tf.cast(tf.stack([replica * 7919, 0]), tf.uint32)
+        own = tf.stack([replica * _SEED_STRIDE, 0])
         for state in generators:
-            state.assign(state.value + own)
+            state.assign(state.value + tf.cast(own, state.dtype))
         yield
         for state in generators:
-            state.assign(state.value - own)
+            state.assign(state.value - tf.cast(own, state.dtype))
 
     def placed(self, rows: tf.Tensor) -> tf.Tensor:
         """Return a device's rows (n,) at their place in the batch, zeros elsewhere."""
@@ -271,6 +274,12 @@ class Devices:
                 autograph=False,
             )
         return self._sum_function(values).numpy()
+
+
+@functools.cache
+def _mirror(names: tuple[str, ...]) -> Any:
+    # A second strategy would count its operations anew, and meet those of the first.
+    return tf.distribute.MirroredStrategy(names)
 
 
 def _make_devices(count: int, *, alone: bool) -> list[str]:

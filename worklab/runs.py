@@ -400,11 +400,12 @@ def digest_file(path: Path) -> str | None:
 
 def _check_same_options(session: Session, options: Mapping[str, Any]) -> None:
     _, of_chief = session.devices.from_chief(lambda: ({}, options))
-    differences = _differences(of_chief, options)
-    if differences:
+    lines = _differences(of_chief, options)
+    if session.devices.any(bool(lines)):
+        found = "; ".join(lines) or "the same here, others on another worker"
         raise RuntimeError(
-            "all workers must be started with the same options as the chief. "
-            f"Received: on worker {session.devices.worker} {'; '.join(differences)}"
+            "all workers must be started with the options of the chief. "
+            f"Received: on worker {session.devices.worker} {found}"
         )
 
 
