@@ -8,6 +8,7 @@ import tensorflow as tf
 from worklab import Network, Session, Trainer, Writer
 from worklab.checkpoints import digest
 from worklab.layouts import Layout, Preprocessing
+from worklab.networks.resnet import ResNet50
 from worklab.options import (
     AugmentOptions,
     OptimizerOptions,
@@ -563,3 +564,15 @@ def test_another_layout_is_refused_on_a_restart(tmp_path, tiny_reader):
     trainer.session.close()
     with pytest.raises(ValueError, match="layout 'first'.*--restore.layout first"):
         start("second")
+
+
+def test_memory_limit_below_what_the_weights_need_is_an_error(tmp_path, tiny_reader):
+    network = ResNet50(3, image_shape=(32, 32, 3))
+    with pytest.raises(ValueError, match="`ResNet50` need 269 MB.*megabytes=200"):
+        Trainer(
+            network,
+            tiny_reader,
+            Session(tmp_path, SessionOptions(gpu_megabytes=200)),
+            Writer(tmp_path),
+            learning_rate=lambda step: 0.1,
+        )

@@ -91,7 +91,10 @@ def limit_device(
         tf.config.set_visible_devices([], "GPU")
     elif gpu_megabytes is not None:
         limit = tf.config.LogicalDeviceConfiguration(memory_limit=gpu_megabytes)
-        for gpu in tf.config.list_physical_devices("GPU"):
+        gpus = tf.config.list_physical_devices("GPU")
+        if not gpus:
+            _logger.warning("`gpu_megabytes` limits nothing: TensorFlow sees no GPU.")
+        for gpu in gpus:
             tf.config.set_logical_device_configuration(gpu, [limit])
 
 

@@ -103,6 +103,7 @@ class Trainer:
         self.options = options
         with self.devices.strategy.scope():
             self.optimizer = make_optimizer(optimizer, network)
+        _check_memory(session.options.gpu_megabytes, network, self.optimizer)
         self._averages = averages(self.optimizer, network)
         others = [v for v in network.variables.values() if not v.trainable]
         self._statistics = [v for v in others if v.dtype.startswith("float")]
@@ -438,6 +439,24 @@ def _check_scope(devices: Devices, network: Network) -> None:
             "the network must be made inside `with session:`, so that each device has "
             f"its copy. Received: {type(network).__name__} made outside, for "
             f"{devices.num_replicas} devices"
+        )
+
+
+def _check_memory(megabytes: int | None, network: Network, optimizer: Any) -> None:
+    """Check that a device has room for what every step needs.
+
+    Raises:
+        ValueError: If it has not.
+    """
+    gradients = network.model.trainable_variables
+    kept = [*network.variables.values(), *optimizer.variables, *gradients]
+    needed = sum(4 * int(np.prod(variable.shape)) for variable in kept) / 2**20
+    if megabytes is not None and needed > megabytes:
+        raise ValueError(
+            f"weights, gradients and optimizer of `{type(network).__name__}` need "
+            f"{needed:.0f} MB, and the images of a batch come on top. Give a larger "
+            "`--session.gpu-megabytes`, or freeze layers by `lr_mult=0`. "
+            f"Received: gpu_megabytes={megabytes}"
         )
 
 
