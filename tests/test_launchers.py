@@ -15,8 +15,8 @@ import keras
 import pytest
 
 import worklab.__main__ as tools
+from launchers import ray_train, test_many, train, train_with_patience
 from launchers import test as test_launcher
-from launchers import test_many, train, train_with_patience
 from worklab import Session
 from worklab.checkpoints import digest, list_steps, load_checkpoint
 from worklab.options import (
@@ -32,6 +32,7 @@ from worklab.runs import make_run_network, read_run
 
 from .conftest import CLASS_NAMES
 from .test_layouts import Tensorflow1, save_tensorflow1, slim_resnet50
+from .test_stress import words_of
 
 ROOT = Path(__file__).parent.parent
 LAUNCHERS = sorted(
@@ -357,3 +358,35 @@ def test_resnet50_starts_from_keras_and_slim_with_the_same_command(common, tmp_p
     keras_path.unlink()  # a run that goes on does not need it any more
     again = dataclasses.replace(options, run=tmp_path / "keras", pretrained=keras_path)
     train.main(dataclasses.replace(again, num_steps=2))
+
+
+def test_ray_launcher_wants_a_launcher_that_exists(tmp_path):
+    for words in ((), ("launchers/absent.py", "--run", "runs/mine")):
+        with pytest.raises(
+            ValueError, match="stands after `--`.*Received: .*(abs|not)"
+        ):
+            ray_train.main(ray_train.Options(launcher=words))
+    with pytest.raises(ValueError, match="at least 1.*num_workers=0"):
+        ray_train.main(ray_train.Options(num_workers=0))
+
+
+def test_worker_of_ray_runs_the_launcher(tmp_path, tiny_folder, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # is given back; `work` changes it
+    words = words_of({"data.folder": tiny_folder, "run": "run", "num-steps": 2})
+    path = str(ROOT / "launchers/train.py")
+    ray_train.work({"launcher": (path, *words), "folder": str(tmp_path)})
+    assert list_steps(tmp_path / "run/checkpoints") == [0, 2]
+    with pytest.raises(RuntimeError, match="has ended.*Received: 1"):
+        ray_train.work(
+            {"launcher": (path, *words, "--num-steps", "0"), "folder": str(tmp_path)}
+        )
+
+
+def test_ray_trains_on_two_workers(tmp_path, tiny_folder):
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    words = words_of(
+        {"data.folder": tiny_folder, "run": tmp_path / "r", "num-steps": 4}
+    )
+    launcher = (str(ROOT / "launchers/train.py"), *words)
+    ray_train.main(ray_train.Options(num_workers=2, launcher=launcher))
+    assert list_steps(tmp_path / "r/checkpoints") == [0, 4]
