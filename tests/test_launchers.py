@@ -382,6 +382,7 @@ def test_worker_of_ray_runs_the_launcher(tmp_path, tiny_folder, monkeypatch):
         )
 
 
+@pytest.mark.filterwarnings("ignore")  # its own
 def test_ray_trains_on_two_workers(tmp_path, tiny_folder):
     pytest.importorskip("ray", reason="the extra `ray` is not installed")
     words = words_of(
