@@ -128,6 +128,49 @@ class GroupedConv2D(keras.layers.Conv2D):
 
 
 @keras.saving.register_keras_serializable(package="worklab")
+class PointwiseConv2D(keras.layers.Conv2D):
+    """Convolution of single pixels, which a CPU trains faster in bfloat16.
+
+    The same variables and results as `keras.layers.Conv2D(kernel_size=1)`. In training
+    on a CPU in bfloat16 it is a product of matrices, whose gradient by the kernel takes
+    a third of the time of the convolution's; otherwise it is the convolution, which is
+    as fast and can be fused.
+
+    Example:
+        >>> layer = PointwiseConv2D(6, 1, strides=2)
+        >>> layer(tf.ones((1, 4, 4, 3))).shape
+        TensorShape([1, 2, 2, 6])
+    """
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Convolve; see the class for how."""
+        if not training or not self._faster_as_product(inputs):
+            return super().call(inputs)
+        _, height, width, channels = inputs.shape
+        step = self.strides[0]
+        height, width = height // step, width // step
+        if step > 1:  # `[:, ::2, ::2]` would copy number by number
+            rows = tf.reshape(inputs, (-1, height, step, width, step * channels))
+            inputs = tf.slice(rows, (0,) * 5, (-1, height, 1, width, channels))
+        kernel = keras.ops.reshape(self.kernel, (channels, self.filters))
+        outputs = keras.ops.matmul(tf.reshape(inputs, (-1, channels)), kernel)
+        outputs = tf.reshape(outputs, (-1, height, width, self.filters))
+        if self.use_bias:
+            outputs = keras.ops.add(outputs, self.bias)
+        return self.activation(outputs)
+
+    def _faster_as_product(self, inputs: Any) -> bool:
+        _, height, width, _ = inputs.shape
+        return (
+            self.compute_dtype == "bfloat16"
+            and not tf.config.get_visible_devices("GPU")
+            and self.strides[0] == self.strides[1]
+            and None not in (height, width)
+            and height % self.strides[0] == width % self.strides[0] == 0
+        )
+
+
+@keras.saving.register_keras_serializable(package="worklab")
 class LocalResponseNormalization(keras.layers.Layer):
     """Divide each value by what the channels around it have at the same place.
 

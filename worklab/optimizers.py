@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from worklab.network import Network
 from worklab.options import OptimizerOptions
@@ -50,7 +51,7 @@ def make_optimizer(options: OptimizerOptions, network: Network) -> Any:
     momentum = float(options.momentum)  # Keras refuses the integer 0
     kinds: dict[str, tuple[Any, dict[str, Any]]] = {
         "sgd": (
-            keras.optimizers.SGD,
+            _FusedSGD,
             {"momentum": momentum, "nesterov": options.nesterov},
         ),
         "rmsprop": (keras.optimizers.RMSprop, {"momentum": momentum}),
@@ -88,6 +89,24 @@ def averages(optimizer: Any, network: Network) -> dict[str, Any]:
     names = [name_of[id(variable)] for variable in network.model.trainable_variables]
     kept = optimizer._model_variables_moving_average
     return dict(zip(names, kept, strict=True))
+
+
+class _FusedSGD(keras.optimizers.SGD):
+    """Keras's SGD; with momentum, an update is one operation in place of eight."""
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        if not self.momentum:
+            super().update_step(gradient, variable, learning_rate)
+            return
+        velocity = self.momentums[self._get_variable_index(variable)]
+        tf.raw_ops.ResourceApplyKerasMomentum(
+            var=variable.handle,
+            accum=velocity.handle,
+            lr=tf.cast(learning_rate, gradient.dtype),
+            grad=gradient,
+            momentum=self.momentum,
+            use_nesterov=self.nesterov,
+        )
 
 
 def _with_policies(base: Any) -> Any:

@@ -9,7 +9,7 @@ import keras
 
 from worklab import adoption
 from worklab.adoption import Rules
-from worklab.layers import BatchNormalization, GroupedConv2D
+from worklab.layers import BatchNormalization, GroupedConv2D, PointwiseConv2D
 from worklab.policies import Restore
 
 Padding = Literal["same", "valid", "symmetric"]
@@ -74,7 +74,7 @@ class Primitives(abc.ABC):
         if padding == "symmetric":
             inputs, padding = self._pad_symmetric(inputs, kernel_size, scope), "valid"
         return self.layer(
-            keras.layers.Conv2D if groups == 1 else GroupedConv2D,
+            _convolution(kernel_size, groups),
             inputs,
             scope=scope,
             policy=policy,
@@ -390,3 +390,9 @@ class Primitives(abc.ABC):
             scope=f"{scope}_pad",
             padding=tuple((0, pixels) for pixels in after),
         )
+
+
+def _convolution(kernel_size: int | tuple[int, int], groups: int) -> Any:
+    if groups > 1:
+        return GroupedConv2D
+    return PointwiseConv2D if kernel_size in (1, (1, 1)) else keras.layers.Conv2D
