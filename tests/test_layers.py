@@ -7,6 +7,7 @@ from worklab.layers import (
     BatchNormalization,
     GroupedConv2D,
     LocalResponseNormalization,
+    PointwiseConv2D,
 )
 
 # Keras and the fused operation sum in another order: some last bits of float32.
@@ -207,3 +208,41 @@ def test_new_layers_are_saved_and_loaded_with_a_keras_model(tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras")
     inputs = random_inputs((2, 4, 4, 6))
     np.testing.assert_array_equal(loaded(inputs), model(inputs))
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+def test_pointwise_convolution_trains_as_keras_does(strides, monkeypatch):
+    rng = np.random.default_rng(0)
+    images = tf.constant(rng.normal(size=(2, 6, 4, 5)), tf.float32)
+    settings = {"strides": strides, "dtype": "mixed_bfloat16"}
+    ours, theirs = (
+        layer(3, 1, **settings) for layer in (PointwiseConv2D, keras.layers.Conv2D)
+    )
+    products = []
+    matmul = keras.ops.matmul
+    monkeypatch.setattr(
+        keras.ops, "matmul", lambda *factors: products.append(1) or matmul(*factors)
+    )
+    weights = rng.normal(size=(1, 1, 5, 3)), rng.normal(size=3)
+    results = []
+    for layer, call in ((ours, {"training": True}), (theirs, {})):
+        layer.build(images.shape)
+        layer.set_weights(weights)
+        sources = [images, layer.kernel.value, layer.bias.value]
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            outputs = tf.cast(layer(images, **call), tf.float32)
+            loss = tf.reduce_sum(outputs**2)
+        results.append([outputs, *tape.gradient(loss, sources)])
+    assert products == [1]
+    for mine, others in zip(*results, strict=True):
+        # bfloat16 has 8 bits, and sums are made in another order.
+        np.testing.assert_allclose(mine, others, rtol=0.05, atol=0.5)
+
+
+def test_pointwise_convolution_is_keras_own_where_that_is_as_fast():
+    images = tf.ones((1, 5, 5, 4), tf.bfloat16)
+    odd = PointwiseConv2D(3, 1, strides=2, dtype="mixed_bfloat16")
+    assert odd(images, training=True).shape == (1, 3, 3, 3)
+    assert not odd._faster_as_product(images)
+    assert not PointwiseConv2D(3, 1)._faster_as_product(images)

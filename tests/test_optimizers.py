@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -285,58 +282,3 @@ def test_option_out_of_range_is_an_error(name, settings, message):
 @pytest.mark.parametrize("name", ["sgd", "rmsprop"])
 def test_momentum_may_be_an_integer(name):
     make_optimizer(OptimizerOptions(name=name, momentum=0), make_full())
-
-
-ON_TWO_DEVICES = """
-import worklab
-import numpy as np
-import tensorflow as tf
-
-from tests.test_optimizers import make_full, random_gradients, values
-from worklab.optimizers import make_optimizer
-from worklab.options import OptimizerOptions
-
-(cpu,) = tf.config.list_physical_devices("CPU")
-two = [tf.config.LogicalDeviceConfiguration()] * 2
-tf.config.set_logical_device_configuration(cpu, two)
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-
-
-def train(name, scale):
-    network = make_full()
-    optimizer = make_optimizer(OptimizerOptions(name=name), network)
-    optimizer.learning_rate.assign(0.1)
-    variables = network.model.trainable_variables
-    steps = random_gradients(network, count=2)
-
-    def update(gradients):
-        optimizer.apply([scale * gradient for gradient in gradients], variables)
-
-    @tf.function
-    def step(*gradients):
-        tf.distribute.get_strategy().run(update, (gradients,))
-
-    for gradients in steps:
-        step(*(tf.constant(gradients[v.path]) for v in variables))
-    return values(network)
-
-
-for name in ("sgd", "adamw"):
-    alone = train(name, 1.0)
-    with strategy.scope():
-        together = train(name, 0.5)
-    for variable, value in alone.items():
-        np.testing.assert_allclose(together[variable], value, rtol=1e-5, atol=1e-6)
-print("equal")
-"""
-
-
-def test_two_devices_update_as_one_does(request):
-    result = subprocess.run(
-        [sys.executable, "-c", ON_TWO_DEVICES],
-        cwd=request.config.rootpath,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.stdout.endswith("equal\n"), result.stderr

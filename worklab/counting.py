@@ -14,6 +14,7 @@ from worklab.layers import (
     AdaptedNormalization,
     BatchNormalization,
     LocalResponseNormalization,
+    PointwiseConv2D,
 )
 from worklab.network import Network
 
@@ -457,6 +458,7 @@ _FORMULAS: dict[type, Callable[[Any, Any, Any], int]] = {
     keras.layers.DepthwiseConv1D: _depthwise,
     keras.layers.DepthwiseConv2D: _depthwise,
     keras.layers.EinsumDense: _einsum_dense,
+    PointwiseConv2D: _convolution,
     keras.layers.SeparableConv1D: _separable,
     keras.layers.SeparableConv2D: _separable,
 }

@@ -262,8 +262,8 @@ def export_network(
 
 
 def _h5(network: Network, path: Path, *_: Any) -> Answer:
-    network.model.save_weights(path)
     model = plain_model(network)
+    model.save_weights(path)
     for variable in model.variables:  # so that only what is read can be right
         variable.assign(tf.zeros_like(variable))
     model.load_weights(path)

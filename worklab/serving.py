@@ -10,7 +10,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from worklab.layers import AdaptedNormalization, BatchNormalization
+from worklab.layers import (
+    AdaptedNormalization,
+    BatchNormalization,
+    GroupedConv2D,
+    PointwiseConv2D,
+)
 from worklab.network import Network
 
 # As in `worklab.images`: below it, bilinear interpolation would skip pixels.
@@ -162,6 +167,8 @@ def _plain_layer(layer: Any) -> Any:
     kind, config = type(layer), layer.get_config()
     if kind is BatchNormalization:
         kind = keras.layers.BatchNormalization
+    elif kind in (GroupedConv2D, PointwiseConv2D):
+        kind = keras.layers.Conv2D
     elif kind is AdaptedNormalization:
         mean, variance, _ = layer.get_weights()
         kind = keras.layers.Normalization
