@@ -37,6 +37,7 @@ bench: $(READY)  ## measure training, reading, saving and importing (minutes; ke
 	@$(PY) benchmarks/checkpoint.py
 	@$(PY) benchmarks/import.py
 	@$(PY) benchmarks/frozen.py
+	@$(PY) benchmarks/workers.py
 
 parity: $(PARITY)/.installed  ## compare imported networks with torchvision, timm and Keras
 	@$(PARITY)/bin/python -m benchmarks.parity

@@ -1,19 +1,25 @@
-"""Speed of ResNet-50 beside Keras and PyTorch, on the same work.
+"""Speed of training and testing beside Keras and PyTorch, on the same work.
 
     python benchmarks/training.py
     python benchmarks/training.py --task testing --precision bfloat16
+    python benchmarks/training.py --network resnet20 --steps 20
+    python benchmarks/training.py --network small --steps 200
+    python benchmarks/training.py --sides worklab     # shows the memory of one side
 
-All train, or test, one network (ResNet-50, v1.5, 224x224, batch 16, SGD with momentum,
-random uint8 images in memory). Keras's side has Keras's own batch normalisation and
-`fit` or `predict` as they come; PyTorch's is torchvision's model in channels_last, in a
-process of its own, from the environment that `make parity` makes (without it, it is
-left out). Rounds are interleaved; medians and ratios of medians are shown. Expected on
-two cores: about 10 minutes. Aims in training: 1.2 times Keras, 1.15 times PyTorch in
-float32; in testing: 1.05 times Keras, 1.0 times PyTorch.
+All train, or test, one network with SGD with momentum on random uint8 images in memory:
+ResNet-50 (v1.5, 224x224, batch 16), ResNet-20 (32x32, batch 128), or a small one of ten
+thousand parameters (32x32, batch 32), which shows what the loop costs. Keras's side has
+Keras's own batch normalisation and `fit` or `predict` as they come; PyTorch's is in
+channels_last, in a process of its own, from the environment that `make parity` makes
+(without it, it is left out). Rounds are interleaved; medians and ratios of medians are
+shown. Expected on two cores: about 10 minutes for ResNet-50. Aims in training: 1.2x
+Keras and 1.15x PyTorch in float32, 1.4x and 1.05x in bfloat16, 2x and 1.1x for
+ResNet-20, 1.5x Keras for the small one; in testing 1.05x and 1.0x.
 """
 
 import contextlib
 import dataclasses
+import resource
 import statistics
 import subprocess
 import tempfile
@@ -28,86 +34,113 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from worklab import Session, Tester, Trainer, Writer
-from worklab.networks.resnet import ResNet50
+from worklab import Network, Session, Tester, Trainer, Writer
+from worklab.networks.resnet import ResNet20, ResNet50
 from worklab.options import AugmentOptions, LayerOptions, ReaderOptions
 from worklab.readers import ArrayReader
 
-NUM_CLASSES = 1000
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Compare the speed of ResNet-50 with Keras and PyTorch."""
+    """Compare the speed of a network with Keras and PyTorch."""
 
     task: Literal["training", "testing"] = "training"
     """What is timed."""
+    network: Literal["resnet50", "resnet20", "small"] = "resnet50"
+    """What is trained or tested."""
+    sides: tuple[Literal["worklab", "Keras", "PyTorch"], ...] = (
+        "worklab",
+        "Keras",
+        "PyTorch",
+    )
+    """Who takes part; one alone shows its peak memory."""
     rounds: int = 5
     """Interleaved rounds."""
     steps: int = 4
     """Steps per round."""
-    batch_size: int = 16
-    """Images per step."""
-    image_size: int = 224
-    """Height and width in pixels."""
+    batch_size: int | None = None
+    """Images per step; None: as above."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of all sides."""
     peer: Path = ROOT / ".venv-parity/bin/python"
     """Python of PyTorch's side; where it is missing that side is left out."""
 
 
-class KerasResNet50(ResNet50):
-    """The same network with Keras's own batch normalisation."""
+class Small(Network):
+    """Ten thousand parameters in two convolutions."""
 
-    def batch_norm(
-        self, inputs: Any, *, momentum: float = 0.9, epsilon: Any = None, **_: Any
-    ) -> Any:
-        """Normalise by Keras."""
-        return self.layer(
-            keras.layers.BatchNormalization,
-            inputs,
-            scope="bn",
-            momentum=momentum,
-            epsilon=epsilon or self.epsilon,
-        )
+    def _construct(self, images: Any) -> Any:
+        with self.scope("block1"):
+            x = self.conv_block(images, 16, 3, strides=2)
+        with self.scope("block2"):
+            x = self.conv_block(x, 32, 3, strides=2)
+        return self.full_layer(self.global_pool(x), self.num_classes, scope="logits")
+
+
+# Class, number of classes, image size, batch size.
+NETWORKS: dict[str, tuple[type[Network], int, int, int]] = {
+    "resnet50": (ResNet50, 1000, 224, 16),
+    "resnet20": (ResNet20, 10, 32, 128),
+    "small": (Small, 150, 32, 32),
+}
+
+
+def batch_norm_of_keras(
+    self: Network, inputs: Any, *, momentum: float = 0.9, epsilon: Any = None, **_: Any
+) -> Any:
+    """Normalise by Keras, in place of `Network.batch_norm`."""
+    return self.layer(
+        keras.layers.BatchNormalization,
+        inputs,
+        scope="bn",
+        momentum=momentum,
+        epsilon=epsilon or self.epsilon,
+    )
 
 
 def main(options: Options) -> None:
-    """Compare the speed of ResNet-50 with Keras and PyTorch."""
-    size, batch_size = options.image_size, options.batch_size
+    """Compare the speed of a network with Keras and PyTorch."""
+    _, num_classes, size, batch_size = NETWORKS[options.network]
+    batch_size = options.batch_size or batch_size
+    options = dataclasses.replace(options, batch_size=batch_size)
     rng = np.random.default_rng(0)
     count = options.steps * batch_size
     images = rng.integers(0, 256, (count, size, size, 3), np.uint8)
-    labels = rng.integers(0, NUM_CLASSES, count)
+    labels = rng.integers(0, num_classes, count)
     with tempfile.TemporaryDirectory() as folder, torch_peer(options) as run_torch:
-        runs = {
-            "worklab": make_worklab(images, labels, Path(folder), options),
-            "Keras": make_keras(images, labels, options),
-        }
+        runs: dict[str, Callable[[], float]] = {}
+        if "worklab" in options.sides:
+            runs["worklab"] = make_worklab(images, labels, Path(folder), options)
+        if "Keras" in options.sides:
+            runs["Keras"] = make_keras(images, labels, options)
         if run_torch is not None:
             runs["PyTorch"] = run_torch
         seconds = time_interleaved(runs, options.rounds)
     show(seconds, count, options)
+    if len(options.sides) == 1:
+        who = resource.RUSAGE_CHILDREN if run_torch else resource.RUSAGE_SELF
+        peak = resource.getrusage(who).ru_maxrss / 1024
+        Console().print(f"peak memory of the process: {peak:.0f} MB")
 
 
 def make_worklab(
     images: np.ndarray, labels: np.ndarray, folder: Path, options: Options
 ) -> Callable[[], float]:
     """Return a function that runs a round and returns its seconds."""
-    size = (options.image_size, options.image_size)
+    kind, num_classes, size, _ = NETWORKS[options.network]
+    batch_size = options.batch_size or 1
     reader = ArrayReader(
         images,
         labels,
-        [str(number) for number in range(NUM_CLASSES)],
+        [str(number) for number in range(num_classes)],
         options=ReaderOptions(
-            image_size=size,
-            batch_size=options.batch_size,
-            test_batch_size=options.batch_size,
+            image_size=(size, size), batch_size=batch_size, test_batch_size=batch_size
         ),
         augment=AugmentOptions(preset="off"),
     )
-    network = ResNet50(NUM_CLASSES, **settings(options))
+    network = kind(num_classes, **settings(options))
     session = Session(folder)
     trainer = Trainer(
         network, reader, session, Writer(folder), learning_rate=lambda step: 0.01
@@ -123,7 +156,9 @@ def make_keras(
     images: np.ndarray, labels: np.ndarray, options: Options
 ) -> Callable[[], float]:
     """Return the same of Keras."""
-    model = KerasResNet50(NUM_CLASSES, **settings(options)).model
+    kind, num_classes, *_ = NETWORKS[options.network]
+    as_keras = type(kind.__name__, (kind,), {"batch_norm": batch_norm_of_keras})
+    model = as_keras(num_classes, **settings(options)).model
     model.compile(
         keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -138,11 +173,14 @@ def make_keras(
 @contextlib.contextmanager
 def torch_peer(options: Options) -> Iterator[Callable[[], float] | None]:
     """Give the same of PyTorch, from a process of its own; None where there is none."""
+    if options.network == "small" or "PyTorch" not in options.sides:
+        yield None
+        return
     if not options.peer.exists():
         Console().print(f"PyTorch is left out: no {options.peer} (`make parity`)")
         yield None
         return
-    words = [options.task, options.precision, options.batch_size, options.image_size]
+    words = [options.task, options.network, options.precision, options.batch_size]
     with subprocess.Popen(
         [str(options.peer), "-m", "benchmarks.torch_peer", *map(str, words)],
         cwd=ROOT,
@@ -165,7 +203,7 @@ def settings(options: Options) -> dict[str, Any]:
     """Return what worklab's network and Keras's are made with."""
     # No decay on any side: Keras's would have to be written into each layer.
     return {
-        "image_shape": (options.image_size, options.image_size, 3),
+        "image_shape": (NETWORKS[options.network][2],) * 2 + (3,),
         "precision": options.precision,
         "options": LayerOptions(weight_decay=0.0),
     }
@@ -194,13 +232,13 @@ def time_interleaved(
 def show(seconds: dict[str, list[float]], images: int, options: Options) -> None:
     """Print images per second, and how many times as fast worklab is."""
     table = Table(
-        f"{options.task}, {options.precision}",
+        f"{options.network}, {options.task}, {options.precision}",
         "images/s (median)",
         "slowest",
         "fastest",
         "worklab is",
     )
-    ours = statistics.median(seconds["worklab"])
+    ours = statistics.median(next(iter(seconds.values())))
     for name, each in seconds.items():
         rates = [images / second for second in each]
         table.add_row(
