@@ -3,8 +3,8 @@
     python benchmarks/workers.py
 
 One process with every core; two logical devices in one process; two workers, processes
-of their own with half of the cores each, that talk through the loopback. All train the
-same network without batch normalisation (which takes the statistics of each device's rows)
+of their own with half of the cores each, that talk through the loopback. All train one
+network without batch normalisation (which takes the statistics of each device's rows)
 on the same batches, so the losses must be the same. What the two take longer is the
 engine: copies, summing of gradients, and processes that wait for each other. Rounds are
 interleaved. Expected on two cores: three minutes.
