@@ -6,8 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from worklab import Reader
-from worklab import reader as reader_module
+from worklab import Reader, augmentation
 from worklab.images import warp
 from worklab.options import AUGMENT_PRESETS, AugmentOptions, ReaderOptions
 from worklab.readers import ArrayReader
@@ -278,8 +277,8 @@ def test_presets_keep_every_change_in_its_range_and_use_it(make, monkeypatch, pr
         return record
 
     for name in ("warp", "adjust_colour"):
-        function = recording(getattr(reader_module, name))
-        monkeypatch.setattr(reader_module, name, function)
+        function = recording(getattr(augmentation, name))
+        monkeypatch.setattr(augmentation, name, function)
     reader = make(AugmentOptions(preset=preset), batch_size=30)
     for step in range(10):
         reader.train_batch(step)

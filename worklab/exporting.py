@@ -142,7 +142,7 @@ def export_weights(checkpoint: Path, path: Path, *, overwrite: bool = False) -> 
             made,
             network_name=f"{type(made).__module__}:{type(made).__name__}",
             class_names=setup.class_names,
-            crop_fraction=setup.reader.crop_fraction,
+            crop_fraction=setup.reader.crop_fraction or 1.0,
         )
     return len(network)
 
@@ -178,7 +178,7 @@ def export_run(
         path,
         to=to,
         class_names=setup.class_names,
-        crop_fraction=setup.reader.crop_fraction,
+        crop_fraction=setup.reader.crop_fraction or 1.0,
         inputs=_inputs_of(setup),
         overwrite=overwrite,
     )

@@ -54,6 +54,14 @@ class FeatureCache:
                 "as they were: give `--reader.copies K` for K fixed augmented forms of "
                 f"each image. Received: copies={reader.options.copies}"
             )
+        if reader.augment_options.mixes:
+            raise ValueError(
+                "outputs of frozen layers cannot be kept for images that are mixed "
+                "with another one each time: go without `--augment.mixup` and "
+                "`--augment.cutmix`, or without `--training.cache-features`. Received: "
+                f"mixup={reader.augment_options.mixup}, "
+                f"cutmix={reader.augment_options.cutmix}"
+            )
         self.network = network
         self.reader = reader
         self.folder = Path(folder)
@@ -144,7 +152,14 @@ class FeatureCache:
         """Return a digest of all that the outputs depend on."""
         frozen = {v.path: v.value.numpy() for v in self.front.variables}
         options = dataclasses.asdict(self.reader.options)
-        for harmless in ("batch_size", "num_threads", "cache_megabytes"):
+        for harmless in (
+            "batch_size",
+            "num_threads",
+            "cache_megabytes",
+            "max_megapixels",
+            "sampling",
+            "class_weights",
+        ):
             del options[harmless]
         about = {
             "weights": digest(frozen),

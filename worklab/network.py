@@ -169,7 +169,8 @@ class Network(Primitives):
         """Return the loss of each image, float32 (batch,): softmax cross-entropy.
 
         Labels are smoothed in training only, so that a test loss is the plain log
-        loss whatever the recipe. Auxiliary logits add theirs, times their weights.
+        loss whatever the recipe. Of a mixed image (MixUp, CutMix) both labels count,
+        each with its part. Auxiliary logits add theirs, times their weights.
         """
         if isinstance(logits, list):
             weights = (1.0, *(weight for _, weight in self._auxiliary))
@@ -180,22 +181,34 @@ class Network(Primitives):
                 ]
             )
         smoothing = self.options.label_smoothing if training else 0.0
-        if not smoothing:
+        if not smoothing and "mix" not in batch:
             return tf.nn.sparse_softmax_cross_entropy_with_logits(
                 batch["labels"], logits
             )
         targets = tf.one_hot(batch["labels"], self.num_classes)
+        if "mix" in batch:  # two labels, each with its part
+            others = tf.one_hot(batch["mixed_labels"], self.num_classes)
+            mix = batch["mix"][:, None]
+            targets = mix * targets + (1 - mix) * others
         targets = targets * (1 - smoothing) + smoothing / self.num_classes
         return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
 
     def scores(
         self, batch: Mapping[str, Any], logits: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        """Return what to log beside the loss, each float32 (batch,)."""
+        """Return what to log beside the loss, each float32 (batch,).
+
+        The accuracy of a mixed image is the part of the label that is answered, so
+        that its expectation is what the network would have to say.
+        """
         if isinstance(logits, list):  # the others are auxiliary
             logits = logits[0]
-        right = tf.equal(tf.argmax(logits, axis=-1), batch["labels"])
-        return {"accuracy": tf.cast(right, tf.float32)}
+        answers = tf.argmax(logits, axis=-1)
+        right = tf.cast(tf.equal(answers, batch["labels"]), tf.float32)
+        if "mix" in batch:
+            others = tf.cast(tf.equal(answers, batch["mixed_labels"]), tf.float32)
+            right = batch["mix"] * right + (1 - batch["mix"]) * others
+        return {"accuracy": right}
 
     def policy(self, variable: str) -> Policy:
         """Return the policy of a variable, given by its name with slashes."""

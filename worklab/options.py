@@ -10,12 +10,16 @@ from typing import Annotated, Literal
 from tyro.constructors import PrimitiveConstructorSpec
 
 
-def _multipliers_from_words(words: list[str]) -> dict[str, float]:
+def _numbers_from_words(words: list[str], meaning: str) -> dict[str, float]:
     if len(words) % 2:
-        raise ValueError("give pairs of a scope and its multiplier: stem 0 stage1 0.1")
+        raise ValueError(f"give pairs of {meaning}")
     return {
         name: float(value) for name, value in zip(words[::2], words[1::2], strict=True)
     }
+
+
+def _words_from_numbers(numbers: dict[str, float]) -> list[str]:
+    return [word for pair in numbers.items() for word in map(str, pair)]
 
 
 # tyro would spell it `--layers.lr-mult.stem` where a `--config` has a multiplier.
@@ -24,11 +28,45 @@ _Multipliers = Annotated[
     PrimitiveConstructorSpec(
         nargs="*",
         metavar="[SCOPE FLOAT ...]",
-        instance_from_str=_multipliers_from_words,
+        instance_from_str=lambda words: _numbers_from_words(
+            words, "a scope and its multiplier: stem 0 stage1 0.1"
+        ),
         is_instance=lambda value: isinstance(value, dict),
-        str_from_instance=lambda value: [
-            word for pair in value.items() for word in map(str, pair)
-        ],
+        str_from_instance=_words_from_numbers,
+    ),
+]
+
+
+_Rates = Annotated[
+    dict[str, float],
+    PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[LIST FLOAT ...]",
+        instance_from_str=lambda words: _numbers_from_words(
+            words, "a list and its share of the images: more.json 0.25"
+        ),
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=_words_from_numbers,
+    ),
+]
+
+
+def _class_weights_from_words(words: list[str]) -> dict[str, float] | str:
+    if words == ["balanced"]:
+        return "balanced"
+    return _numbers_from_words(words, "a class and its weight: cat 1 dog 3.5")
+
+
+_ClassWeights = Annotated[
+    dict[str, float] | Literal["balanced"],
+    PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[CLASS FLOAT ...]|balanced",
+        instance_from_str=_class_weights_from_words,
+        is_instance=lambda value: isinstance(value, dict) or value == "balanced",
+        str_from_instance=lambda value: (
+            [value] if isinstance(value, str) else _words_from_numbers(value)
+        ),
     ),
 ]
 
@@ -41,6 +79,8 @@ class DataOptions:
     """Folder of the lists; paths in a list are relative to it."""
     train: str = "train.json"
     """List to train on; the class names are pinned from it."""
+    mix: _Rates = dataclasses.field(default_factory=dict)
+    """Further lists to train on, each with its share of images: `more.json 0.25`."""
     valid: str = "valid.json"
     """List that decides about learning rate and stopping."""
     test: str = "test.json"
@@ -55,10 +95,16 @@ class ReaderOptions:
     """Height and width the network sees, in pixels."""
     channels: Literal[1, 3] = 3
     """3 for RGB, 1 for grey; images are converted."""
-    crop_fraction: float = 1.0
-    """Share of the shorter side that a test image shows, in (0, 1]."""
+    crop_fraction: float | None = None
+    """Share of the shorter side a test image shows, in (0, 1]; None: the preset's."""
+    stretch: bool | None = None
+    """Test images show that share of both sides, stretched; None: the preset's."""
     batch_size: int = 64
     """Images per step."""
+    sampling: Literal["each", "balanced", "weighted"] = "each"
+    """Each image once an epoch, classes equally often, or by the list's `weight`."""
+    class_weights: _ClassWeights = dataclasses.field(default_factory=dict)
+    """What images count in the loss by class: `cat 1 dog 3.5`, or `balanced`."""
     copies: int = 0
     """Fixed augmented forms of each image, by turns; 0: a fresh one each time."""
     test_batch_size: int = 256
@@ -67,14 +113,22 @@ class ReaderOptions:
     """Threads that prepare batches; 0: between steps, None: from a record's cost."""
     cache_megabytes: int = 1024
     """Decoded images that each list keeps in memory, at most; 0: none."""
+    max_megapixels: float = 100.0
+    """Larger images are refused by their header, before they fill the memory."""
+    reduced_decoding: bool = False
+    """Decode JPEG files at 1/2, 1/4 or 1/8 where the network sees no more pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
 class AugmentOptions:
     """Random changes of training images; None takes the preset's amount."""
 
-    preset: Literal["off", "light", "strong"] = "light"
-    """Amounts for whatever is not given below."""
+    preset: Literal["off", "light", "strong", "vgg", "inception"] = "light"
+    """Amounts for whatever is not given below; the last two are tf-slim's."""
+    area: tuple[float, float] | None = None
+    """Least and largest share of the image that a random crop has; 1 1: no crop."""
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    """Least and largest width of that crop, as a multiple of its height."""
     zoom: float | None = None
     """Largest change of scale: 0.1 zooms by a factor in [1/1.1, 1.1]."""
     shift: float | None = None
@@ -87,17 +141,51 @@ class AugmentOptions:
     """Mirror up-down half of the time."""
     quarter_turns: bool = False
     """Turn by 0, 90, 180 or 270 degrees, equally often."""
+    policy: Literal["off", "randaugment", "trivialaugment", "augmix"] = "off"
+    """Operations drawn from a published table, after the changes of place."""
+    num_operations: int = 2
+    """Operations on each image, one after the other; `randaugment` only."""
+    magnitude: float | None = None
+    """Strength: 0..30 for `randaugment`, 0..10 for `augmix`; None: 9 and 3."""
     brightness: float | None = None
     """Largest relative change: 0.2 multiplies by a factor in [0.8, 1.2]."""
     contrast: float | None = None
     """Largest relative change of contrast."""
     saturation: float | None = None
     """Largest relative change of colour; nothing happens to grey images."""
+    hue: float | None = None
+    """Largest turn of the colours to either side, 0.5 is half of the circle."""
+    blur: float = 0.0
+    """Largest standard deviation of a Gaussian blur, in pixels."""
+    noise: float = 0.0
+    """Largest standard deviation of Gaussian noise, of pixels 0..255."""
+    jpeg: float = 0.0
+    """Largest loss of JPEG quality: 60 stores images at a quality in [40, 100]."""
+    erasing: float = 0.0
+    """Chance that a rectangle is replaced by noise."""
+    erasing_area: tuple[float, float] = (0.02, 1 / 3)
+    """Least and largest share of the image that the rectangle has."""
+    mixup: float = 0.0
+    """Alpha of MixUp, e.g. 0.2: blends pairs of images and their labels; 0: off."""
+    cutmix: float = 0.0
+    """Alpha of CutMix, e.g. 1: pastes part of one image into another; 0: off."""
+    mix_probability: float = 1.0
+    """Chance that an image is mixed; with both, either of them equally often."""
 
     def amount(self, name: str) -> float:
-        """Return the amount in force for one of the None-able fields."""
+        """Return the amount in force for one of the None-able numbers."""
         given: float | None = getattr(self, name)
         return AUGMENT_PRESETS[self.preset].get(name, 0.0) if given is None else given
+
+    @property
+    def flips(self) -> bool:
+        """Whether images are mirrored left-right; both of tf-slim's presets do."""
+        return self.flip or self.preset in SLIM_PRESETS
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images of a batch are mixed with each other."""
+        return self.mix_probability > 0 and (self.mixup > 0 or self.cutmix > 0)
 
 
 AUGMENT_PRESETS: dict[str, dict[str, float]] = {
@@ -111,8 +199,30 @@ AUGMENT_PRESETS: dict[str, dict[str, float]] = {
         "contrast": 0.3,
         "saturation": 0.3,
     },
+    "vgg": {},
+    "inception": {},
 }
-"""What `AugmentOptions.preset` stands for; an amount not named is zero."""
+"""What `AugmentOptions.preset` stands for; an amount not named is zero.
+
+`vgg` and `inception` have changes of their own, `worklab.slim_preprocessing`.
+"""
+
+SLIM_PRESETS = ("vgg", "inception")
+"""Presets that crop, mirror and colour as tf-slim does; see `slim_preprocessing`."""
+
+
+def with_test_form(reader: ReaderOptions, augment: AugmentOptions) -> ReaderOptions:
+    """Return options that say how a test image is shown, where a preset decides.
+
+    Slim's VGG networks see 224 of a shorter side of 256, its Inception networks 0.875
+    of both sides, stretched.
+    """
+    fraction, stretch = reader.crop_fraction, reader.stretch
+    if fraction is None:
+        fraction = 0.875 if augment.preset in SLIM_PRESETS else 1.0
+    if stretch is None:
+        stretch = augment.preset == "inception"
+    return dataclasses.replace(reader, crop_fraction=fraction, stretch=stretch)
 
 
 @dataclasses.dataclass(frozen=True)

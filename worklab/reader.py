@@ -14,14 +14,17 @@ from typing import Any
 import grain
 import numpy as np
 
-from worklab.images import adjust_colour, warp
-from worklab.options import AUGMENT_PRESETS, AugmentOptions, ReaderOptions
+from worklab import sampling
+from worklab.augmentation import augment_image, check_amounts, least_side
+from worklab.images import decode_image, warp
+from worklab.mixing import draw_mix, mix_images, mix_rows, partners
+from worklab.options import AugmentOptions, ReaderOptions, with_test_form
 
 Batch = Mapping[str, np.ndarray]
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 # First words of the seeds, so that the streams never share numbers.
-_ORDER_STREAM, _AUGMENT_STREAM, _COPY_STREAM = 0, 1, 2
+_ORDER_STREAM, _AUGMENT_STREAM, _COPY_STREAM, _MIX_STREAM = 0, 1, 2, 3
 
 # Measured: 32x32 records (40 us) halve their rate with a second thread, while
 # 500x375 JPEG files (1.5 ms) want every core.
@@ -59,9 +62,12 @@ class Reader(abc.ABC):
     exactly once, for any batch size.
 
     A batch is a mapping of `images` uint8 (batch, height, width, channels) RGB or
-    grey 0..255, `labels` int64 (batch,), `weights` float32 (batch,), 0 for padding,
-    `index` int64 (batch,), the record's number or -1 for padding, and, where records
-    have them, `features` float32 (batch, num_features).
+    grey 0..255, `labels` int64 (batch,), `weights` float32 (batch,), what an image
+    counts in the loss, 0 for padding, `index` int64 (batch,), the record's number or -1
+    for padding, and, where records have them, `features` float32 (batch,
+    num_features). With MixUp or CutMix a training batch also has `mixed_labels` int64
+    (batch,), the labels of what was mixed in, and `mix` float32 (batch,), what the own
+    label counts, 1 where nothing was mixed in.
 
     Implement: `_load(index)`. May override: `augment`, `centre`, `name`, `version`. Do
     not override: `train_batch`, `train_batches`, `test_batches`.
@@ -74,9 +80,11 @@ class Reader(abc.ABC):
             that takes the loaded uint8 image of any size, read-only.
         seed: Seed of order and augmentation, at least 0.
         features: Numbers that go with each record, (num_records, num_features).
+        weights: What each record counts in the training loss, above 0 (num_records,);
+            with `sampling="weighted"` how often it is drawn instead.
 
     Raises:
-        ValueError: If there is no record, a label or an option is out of range,
+        ValueError: If there is no record, a label, weight or option is out of range,
             `features` has another shape, or (in training) the batch is larger than
             the split.
     """
@@ -90,20 +98,27 @@ class Reader(abc.ABC):
         augment: AugmentOptions | Augment = AugmentOptions(),
         seed: int = 0,
         features: np.ndarray | None = None,
+        weights: Sequence[float] | np.ndarray | None = None,
     ) -> None:
         self.class_names = list(class_names)
-        self.options = options
         self.seed = seed
         self.augment_options = AugmentOptions(preset="off")
         if callable(augment):
             self.augment = augment  # type: ignore[method-assign,assignment]
         else:
             self.augment_options = augment
-        _check_options(options, self.augment_options, seed)
+            check_amounts(augment)
+        self.options = options = with_test_form(options, self.augment_options)
+        _check_options(options, seed)
+        self._crop_fraction = options.crop_fraction or 1.0
+        self._least_side: int | None = None
+        if options.reduced_decoding and not callable(augment):
+            self._least_side = least_side(options, augment)
         self.labels = np.asarray(labels)
         self.features = None if features is None else np.asarray(features, np.float32)
         self._check_labels()
         self.labels = self.labels.astype(np.int64)
+        self.weights = None if weights is None else self._checked_weights(weights)
         self._order = functools.lru_cache(maxsize=2)(self._shuffle)
         self._cache: dict[int, np.ndarray] = {}
         self._cache_room = options.cache_megabytes * 2**20
@@ -141,36 +156,21 @@ class Reader(abc.ABC):
         Returns:
             uint8 of `image_shape`.
         """
-        options, amount = self.augment_options, self.augment_options.amount
-        zoom, turn, down, right = rng.uniform(-1, 1, size=4)
-        brightness, contrast, saturation = rng.uniform(-1, 1, size=3)
-        coins = rng.integers(0, [2, 2, 4])
-        shift = amount("shift")
-        image = warp(
+        return augment_image(
             image,
+            rng,
             self.options.image_size,
-            crop_fraction=self.options.crop_fraction,
-            zoom=(1 + amount("zoom")) ** zoom,
-            angle=turn * amount("rotation") + 90 * options.quarter_turns * coins[2],
-            shift=(down * shift, right * shift),
-            flip=(
-                options.flip_vertical and bool(coins[0]),
-                options.flip and bool(coins[1]),
-            ),
+            crop_fraction=self._crop_fraction,
+            options=self.augment_options,
         )
-        if amount("brightness") or amount("contrast") or amount("saturation"):
-            image = adjust_colour(
-                image,
-                brightness=1 + brightness * amount("brightness"),
-                contrast=1 + contrast * amount("contrast"),
-                saturation=1 + saturation * amount("saturation"),
-            )
-        return image
 
     def centre(self, image: np.ndarray) -> np.ndarray:
         """Return the test form of an image: the centre of what training sees."""
         return warp(
-            image, self.options.image_size, crop_fraction=self.options.crop_fraction
+            image,
+            self.options.image_size,
+            crop_fraction=self._crop_fraction,
+            stretch=bool(self.options.stretch),
         )
 
     def train_batch(self, step: int, share: Share = WHOLE) -> Batch:
@@ -185,25 +185,49 @@ class Reader(abc.ABC):
                 read, or `augment` returns another form.
         """
         size, num_records = self.options.batch_size, len(self)
-        if size > num_records:
+        if size > num_records and self.options.sampling == "each":
             raise ValueError(
                 "`batch_size` must not exceed the number of training images "
                 f"({num_records}), or an image would stand in a batch twice. Give "
                 f"`--reader.batch-size {num_records}` or less. "
                 f"Received: batch_size={size}"
             )
-        order, copies = self.train_order(step)
-        rows = share.rows(size)
-        batch = {name: values[rows] for name, values in order.items()}
-        index = batch["index"]
+        whole, copies = self.train_order(step)
+        rows = np.arange(size)[share.rows(size)]
+        if self.augment_options.mixes:
+            return self._mixed_batch(step, whole, copies, rows)
+        batch = {name: values[rows] for name, values in whole.items()}
+        return {"images": self._train_images(step, whole, copies, rows), **batch}
+
+    def _train_images(
+        self, step: int, whole: Batch, copies: np.ndarray, rows: np.ndarray
+    ) -> np.ndarray:
+        """Return the augmented images of some rows of a batch."""
+        index = whole["index"][rows]
         if self.options.copies:
-            return {"images": self.fixed_images(index, copies[rows]), **batch}
+            return self.fixed_images(index, copies[rows])
         images = np.empty((len(index), *self.image_shape), np.uint8)
-        for row, record in enumerate(index.tolist()):
-            place = step * size + rows.start + row
-            rng = np.random.default_rng([self.seed, _AUGMENT_STREAM, place])
-            images[row] = self._read(record, self.augment, rng)
-        return {"images": images, **batch}
+        places = step * self.options.batch_size + rows
+        for row, (record, place) in enumerate(zip(index, places, strict=True)):
+            rng = np.random.default_rng([self.seed, _AUGMENT_STREAM, int(place)])
+            images[row] = self._read(int(record), self.augment, rng)
+        return images
+
+    def _mixed_batch(
+        self, step: int, whole: Batch, copies: np.ndarray, rows: np.ndarray
+    ) -> Batch:
+        """Return some rows of a batch, mixed as they are in the whole batch."""
+        size = self.options.batch_size
+        rng = np.random.default_rng([self.seed, _MIX_STREAM, step])
+        mix = draw_mix(self.augment_options, size, self.options.image_size, rng)
+        others = partners(size)[rows]
+        needed = np.union1d(rows, others)  # those of a neighbour's share, too
+        images = self._train_images(step, whole, copies, needed)
+        own, other = (np.searchsorted(needed, each) for each in (rows, others))
+        return {
+            "images": mix_images(images[own], images[other], mix.of_rows(rows)),
+            **mix_rows(whole, rows, others, mix.shares[rows]),
+        }
 
     def train_order(self, step: int) -> tuple[Batch, np.ndarray]:
         """Return training batch `step` without its images, and which form each has.
@@ -218,7 +242,10 @@ class Reader(abc.ABC):
             [self._order(p // num_records)[p % num_records] for p in positions]
         )
         epochs = positions // num_records
-        return self._batch(index), epochs % max(1, self.options.copies)
+        batch = dict(self._batch(index))
+        if self._loss_weights is not None:
+            batch["weights"] = self._loss_weights[index]
+        return batch, epochs % max(1, self.options.copies)
 
     def fixed_images(self, index: np.ndarray, copies: np.ndarray) -> np.ndarray:
         """Return fixed augmented forms of records, uint8 (n, height, width, channels).
@@ -287,7 +314,43 @@ class Reader(abc.ABC):
 
     def _shuffle(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng([self.seed, _ORDER_STREAM, epoch])
-        return rng.permutation(len(self))
+        if self._rates is None:
+            return rng.permutation(len(self))
+        return sampling.draw_epoch(*self._rates, rng)
+
+    @functools.cached_property
+    def _rates(self) -> tuple[np.ndarray, np.ndarray] | None:
+        return self._sampling_rates()
+
+    def _sampling_rates(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return each record's probability and group; None: each once an epoch.
+
+        Raises:
+            ValueError: If weights are to decide, and records have none.
+        """
+        if self.options.sampling == "balanced":
+            num_classes = len(self.class_names)
+            return sampling.class_balanced(self.labels, num_classes), self.labels
+        if self.options.sampling == "weighted":
+            if self.weights is None:
+                raise ValueError(
+                    "to draw images by their weights, each entry of the list needs a "
+                    "`weight`, a number above 0. Received: sampling='weighted' and no "
+                    "weights"
+                )
+            return self.weights / self.weights.sum(), self.labels
+        return None
+
+    @functools.cached_property
+    def _loss_weights(self) -> np.ndarray | None:
+        """What each record counts in the training loss; None: all the same."""
+        given, weights = self.options.class_weights, None
+        if given:
+            weights = sampling.weights_of_classes(given, self.labels, self.class_names)
+            weights = weights[self.labels]
+        if self.weights is not None and self.options.sampling != "weighted":
+            weights = self.weights if weights is None else weights * self.weights
+        return None if weights is None else weights.astype(np.float32)
 
     def _read(self, index: int, change: Callable[..., Any], *rng: Any) -> np.ndarray:
         try:
@@ -325,6 +388,16 @@ class Reader(abc.ABC):
             )
         image.flags.writeable = False  # a change in place would last into later epochs
         return image
+
+    def _decode(self, data: bytes, name: str) -> np.ndarray:
+        """Return the bytes of an image file decoded, as the options say."""
+        return decode_image(
+            data,
+            self.options.channels,
+            name,
+            max_megapixels=self.options.max_megapixels,
+            least_side=self._least_side,
+        )
 
     def _batch(self, index: np.ndarray) -> Batch:
         real = index >= 0
@@ -365,32 +438,46 @@ class Reader(abc.ABC):
                 f"shape {self.features.shape} for {len(self.labels)} records"
             )
 
+    def _checked_weights(self, weights: Sequence[float] | np.ndarray) -> np.ndarray:
+        if len(weights) != len(self.labels):
+            raise ValueError(
+                "`weights` must be one number for each record. Received: "
+                f"{len(weights)} weights for {len(self.labels)} records"
+            )
+        names = [self.name(index) for index in range(len(self.labels))]
+        values = weights.tolist() if isinstance(weights, np.ndarray) else weights
+        return sampling.checked_weights(values, names)
 
-def _check_options(options: ReaderOptions, augment: AugmentOptions, seed: int) -> None:
-    if augment.preset not in AUGMENT_PRESETS:
+
+def _check_options(options: ReaderOptions, seed: int) -> None:
+    if options.sampling not in ("each", "balanced", "weighted"):
         raise ValueError(
-            f"`preset` must be one of {list(AUGMENT_PRESETS)}. "
-            f"Received: preset={augment.preset!r}"
+            "`sampling` must be 'each', 'balanced' or 'weighted'. "
+            f"Received: sampling={options.sampling!r}"
+        )
+    if options.sampling == options.class_weights == "balanced":
+        raise ValueError(
+            "drawing all classes equally often and weighting them would correct twice; "
+            "choose one. Received: sampling='balanced', class_weights='balanced'"
         )
     values = dataclasses.asdict(options) | {"seed": seed}
-    changes = ("zoom", "shift", "rotation", "brightness", "contrast", "saturation")
-    values |= {name: augment.amount(name) for name in changes}
     limits = {
         "batch_size": options.batch_size >= 1,
         "test_batch_size": options.test_batch_size >= 1,
         "copies": options.copies >= 0,
         "image_size": min(options.image_size) >= 1,
         "channels": options.channels in (1, 3),
-        "crop_fraction": 0 < options.crop_fraction <= 1,
+        "crop_fraction": 0 < (options.crop_fraction or 0) <= 1,
         "num_threads": (options.num_threads or 0) >= 0,
         "cache_megabytes": options.cache_megabytes >= 0,
+        "max_megapixels": options.max_megapixels > 0,
         "seed": seed >= 0,
-        **{name: values[name] >= 0 for name in changes},
     }
     for name, holds in limits.items():
         if not holds:
             raise ValueError(
                 f"`{name}` is out of range: sizes are at least 1, channels 1 or 3, "
-                "`crop_fraction` is in (0, 1], all else at least 0. "
+                "`crop_fraction` is in (0, 1], `max_megapixels` above 0, all else at "
+                "least 0. "
                 f"Received: {name}={values[name]!r}"
             )

@@ -28,11 +28,12 @@ from worklab.options import (
     ReaderOptions,
     RestoreOptions,
     SessionOptions,
+    with_test_form,
 )
 from worklab.pretrained import ImportReport, open_weights, recognise_layout
 from worklab.pretrained.cards import FILE_MODULE
 from worklab.reader import Reader
-from worklab.readers import JsonListReader
+from worklab.readers import JsonListReader, MixedReader
 from worklab.runtime import choose_precision
 from worklab.session import Session
 from worklab.tester import TestResult
@@ -40,6 +41,9 @@ from worklab.tester import TestResult
 _logger = logging.getLogger(__name__)
 _PACKAGES = ("tensorflow", "keras", "numpy", "grain", "opencv-python-headless")
 _NETWORK_FILE = "network.py"
+
+ListReader = JsonListReader | MixedReader
+"""What `make_reader` returns."""
 
 
 def load_network_class(name: str) -> type[Network]:
@@ -83,7 +87,7 @@ def write_run(
     session: Session,
     options: Any,
     network: Network,
-    train_reader: JsonListReader,
+    train_reader: ListReader,
     report: ImportReport | None = None,
 ) -> None:
     """Write `run.json`, `network.py`, `classes.json` and an empty `notes.md`.
@@ -111,7 +115,9 @@ def write_run(
     path = run / "run.json"
     lists = {"train": train_reader.list_path, "valid": options.data.folder}
     lists["valid"] /= options.data.valid
-    data = {name: digest_file(path) for name, path in lists.items()}
+    data: dict[str, Any] = {name: digest_file(path) for name, path in lists.items()}
+    folder = options.data.folder
+    data["mix"] = {name: digest_file(folder / name) for name in options.data.mix}
     imported = None if report is None else dataclasses.asdict(report)
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -245,7 +251,7 @@ class Setup(Protocol):
 
 
 def resolve(options: Any) -> Any:
-    """Return a launcher's options with what the machine and the file decide.
+    """Return a launcher's options with what machine, file and presets decide.
 
     Precision `auto` becomes what the machine has in hardware. A canonical network is
     made in the layout that the pretrained weights were trained in. A run that has
@@ -269,6 +275,8 @@ def resolve(options: Any) -> Any:
         begun = before.get("session", {}).get("precision")
         precision = begun or choose_precision(session.precision)
         session = dataclasses.replace(session, precision=precision)
+    reader = with_test_form(options.reader, options.augment)
+    options = dataclasses.replace(options, reader=reader)
     layouts = load_network_class(options.network).layouts
     if layouts and restore.layout is None:
         layout = before.get("restore", {}).get("layout")
@@ -298,15 +306,32 @@ def _compared_images(expected: Preprocessing, reader: ReaderOptions) -> str:
     )
 
 
-def make_reader(split: str, class_names: Sequence[str], setup: Setup) -> JsonListReader:
-    """Return a reader of the list of a split: `train`, `valid` or `test`."""
-    return JsonListReader(
-        setup.data.folder / getattr(setup.data, split),
-        class_names,
-        options=setup.reader,
-        augment=setup.augment,
-        seed=setup.session.seed,
-    )
+def make_reader(split: str, class_names: Sequence[str], setup: Setup) -> ListReader:
+    """Return a reader of the list of a split: `train`, `valid` or `test`.
+
+    Raises:
+        ValueError: If the shares of further training lists leave nothing to the first.
+    """
+    data = setup.data
+    settings: dict[str, Any] = {
+        "options": setup.reader,
+        "augment": setup.augment,
+        "seed": setup.session.seed,
+    }
+    first = JsonListReader(data.folder / getattr(data, split), class_names, **settings)
+    if split != "train" or not data.mix:
+        return first
+    rest = 1 - sum(data.mix.values())
+    if not rest > 0 or min(data.mix.values()) <= 0:
+        raise ValueError(
+            "`mix` gives each further list its share of the training images, above 0, "
+            f"all together below 1, as the rest is from `{data.train}`. "
+            f"Received: mix={data.mix}"
+        )
+    others = [
+        JsonListReader(data.folder / name, class_names, **settings) for name in data.mix
+    ]
+    return MixedReader([first, *others], [rest, *data.mix.values()], **settings)
 
 
 def make_network(reader: Reader, setup: Setup) -> Network:
@@ -419,8 +444,9 @@ def _refuse_another_run(
             f"`--run`. Received: network={options['network']!r}"
         )
     # Without validations nothing was decided by the valid list.
-    for name in ("train", "valid") if "patience" in options else ("train",):
-        if before["data"][name] != data[name]:
+    names = ("train", "mix", "valid") if "patience" in options else ("train", "mix")
+    for name in names:
+        if before["data"].get(name, {}) != data[name]:
             raise ValueError(
                 f"the {name} list is not the one that `{run}` began with, so it cannot "
                 "go on where it was. Give that list, or another `--run` (with "

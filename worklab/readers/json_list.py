@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from worklab.images import decode_image
 from worklab.lists import Record, read_list
 from worklab.reader import Reader
 
@@ -17,7 +16,8 @@ class JsonListReader(Reader):
 
     Args:
         list_path: The JSON list; paths in it are relative to its folder. Records may
-            carry `features`, a list of numbers, equally long in each.
+            carry `features`, a list of numbers, equally long in each, and `weight`, a
+            number above 0; where some have one, that of the others is 1.
         class_names: Names in label order, pinned for all splits of a run.
         **settings: As for `Reader`.
 
@@ -45,6 +45,7 @@ class JsonListReader(Reader):
             [record.label for record in self.records],
             class_names,
             features=_read_features(self.list_path, self.records),
+            weights=_read_weights(self.records),
             **settings,
         )
 
@@ -69,7 +70,13 @@ class JsonListReader(Reader):
                 f"({error.strerror}). Paths in a list are relative to its folder. "
                 f"Received: {self.records[index].path!r}"
             ) from error
-        return decode_image(data, self.options.channels, path)
+        return self._decode(data, path)
+
+
+def _read_weights(records: list[Record]) -> list[float] | None:
+    if all("weight" not in record.fields for record in records):
+        return None
+    return [record.fields.get("weight", 1.0) for record in records]
 
 
 def _read_features(list_path: Path, records: list[Record]) -> np.ndarray | None:
