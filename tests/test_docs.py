@@ -1,5 +1,6 @@
 """What the documents claim is executed here."""
 
+import dataclasses
 import doctest
 import importlib
 import importlib.util
@@ -16,6 +17,7 @@ import pytest
 
 import worklab
 from worklab.lists import read_list
+from worklab.options import AugmentOptions
 from worklab.runs import read_result
 
 ROOT = Path(__file__).parent.parent
@@ -39,11 +41,7 @@ BLOCKS = [
 def digits_project(tmp_path_factory):
     """A folder as a person has it after `make demo`: data/digits and launchers."""
     folder = tmp_path_factory.mktemp("project")
-    spec = importlib.util.spec_from_file_location(
-        "make_digits", ROOT / "data" / "make_digits.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script(ROOT / "data" / "make_digits.py")
     module.make_digits(folder / "data" / "digits")
     (folder / "launchers").symlink_to(ROOT / "launchers")
     return folder
@@ -74,6 +72,32 @@ def test_public_names_are_those_listed():
 def test_python_in_the_pages_runs(block, digits_project, monkeypatch):
     monkeypatch.chdir(digits_project)
     exec(compile(block, "block", "exec"), {"__name__": "block"})
+
+
+def load_script(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_table_of_augmentations_is_that_of_the_code():
+    script = load_script(ROOT / "docs" / "make_augmentation.py")
+    fields = [field.name for field in dataclasses.fields(AugmentOptions)]
+    assert list(script.EXAMPLES) == fields
+    hint = "run: python docs/make_augmentation.py"
+    assert (ROOT / "docs/augmentation.md").read_text() == script.make_page(), hint
+    pictures = {path.name for path in (ROOT / "docs/images").glob("augment_*.jpg")}
+    assert pictures == {f"augment_{name}.jpg" for name in fields}, hint
+    for name, example in script.EXAMPLES.items():
+        kept = cv2.imread(str(ROOT / f"docs/images/augment_{name}.jpg"))[:, :, ::-1]
+        made = script.strip(example)
+        # Means of squares, as JPEG loses much where there is noise.
+        squares = [
+            cv2.resize(each, None, fx=1 / 8, fy=1 / 8, interpolation=cv2.INTER_AREA)
+            for each in (kept, made)
+        ]
+        assert cv2.norm(*squares, cv2.NORM_L1) / squares[0].size < 2, (name, hint)
 
 
 def test_json_in_the_pages_is_a_list(tmp_path):

@@ -3,10 +3,15 @@ import json
 
 import numpy as np
 import pytest
+import tyro
 
-from worklab.options import AugmentOptions, ReaderOptions
+from launchers import train
+from worklab import Session
+from worklab.cli import options_from_json, options_to_json
+from worklab.options import AugmentOptions, DataOptions, ReaderOptions
 from worklab.reader import Share
 from worklab.readers import ArrayReader, JsonListReader, MixedReader
+from worklab.runs import make_network, make_reader, resolve, write_run
 from worklab.sampling import class_balanced, draw_epoch, weights_of_classes
 
 from .conftest import CLASS_NAMES
@@ -290,3 +295,65 @@ def test_mixed_readers_must_agree():
     few.features = np.zeros((5, 2), np.float32)
     with pytest.raises(ValueError, match=r"have features, or none.*features in 1 of 2"):
         MixedReader([few, many], [0.5, 0.5], options=OPTIONS)
+
+
+# From the command line
+
+
+def test_lists_of_a_launcher_are_mixed_and_part_of_the_run(tmp_path, tiny_folder):
+    (tiny_folder / "more.json").write_text('{"0.png": "circle", "1.png": "square"}')
+    options = launcher_options(tiny_folder, mix={"more.json": 0.25})
+    reader = make_reader("train", CLASS_NAMES, options)
+    assert len(reader) == 20
+    assert np.count_nonzero(drawn(reader, 200) >= 18) == 50
+    assert len(make_reader("valid", CLASS_NAMES, options)) == 6
+    network = make_network(reader, options)
+    write_run(Session(tmp_path), options, network, reader)
+    write_run(Session(tmp_path), options, network, reader)  # as at a restart
+    (tiny_folder / "more.json").write_text('{"0.png": "circle"}')
+    match = r"the mix list is not the one .*Received: data\.mix=\{'more\.json': 0\.25"
+    with pytest.raises(ValueError, match=match):
+        write_run(Session(tmp_path), options, network, reader)
+
+
+@pytest.mark.parametrize("mix", [{"valid.json": 1.0}, {"valid.json": 0.0}])
+def test_wrong_shares_of_lists(tiny_folder, mix):
+    with pytest.raises(ValueError, match=r"its share .*Received: mix=\{'valid\.json'"):
+        make_reader("train", CLASS_NAMES, launcher_options(tiny_folder, mix=mix))
+
+
+def launcher_options(tiny_folder, **data):
+    return train.Options(
+        network="tests.conftest:TinyNetwork",
+        data=DataOptions(folder=tiny_folder, **data),
+        reader=OPTIONS,
+        augment=OFF,
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], {}),
+        (["--reader.class-weights", "balanced"], "balanced"),
+        (["--reader.class-weights", "cat", "1", "dog", "3.5"], {"cat": 1, "dog": 3.5}),
+    ],
+)
+def test_class_weights_on_the_command_line(words, expected):
+    found = tyro.cli(train.Options, args=words)
+    assert found.reader.class_weights == expected
+    again = options_from_json(train.Options, options_to_json(found))
+    assert again == found
+    words = ["--data.mix", "a.json", "0.25", "--augment.area", "0.08", "1"]
+    found = tyro.cli(train.Options, default=again, args=words)
+    assert found.reader.class_weights == expected
+    assert found.data.mix == {"a.json": 0.25}
+    assert found.augment.area == (0.08, 1.0)
+    assert options_from_json(train.Options, options_to_json(found)) == found
+
+
+def test_presets_decide_the_test_form_of_a_run(tmp_path):
+    options = train.Options(run=tmp_path, augment=AugmentOptions(preset="inception"))
+    resolved = resolve(options).reader
+    assert (resolved.crop_fraction, resolved.stretch) == (0.875, True)
+    assert resolve(train.Options(run=tmp_path)).reader.crop_fraction == 1.0

@@ -179,6 +179,7 @@ def export_run(
         to=to,
         class_names=setup.class_names,
         crop_fraction=setup.reader.crop_fraction or 1.0,
+        stretch=bool(setup.reader.stretch),
         inputs=_inputs_of(setup),
         overwrite=overwrite,
     )
@@ -213,6 +214,7 @@ def export_network(
     to: Format,
     class_names: Sequence[str],
     crop_fraction: float = 1.0,
+    stretch: bool = False,
     inputs: Inputs | None = None,
     overwrite: bool = False,
 ) -> Exported:
@@ -228,6 +230,7 @@ def export_network(
         to: Its format.
         class_names: Names in label order.
         crop_fraction: As the Reader had it; for encoded images.
+        stretch: As the Reader had it, too.
         inputs: `images`, and `features` where the network takes them, to compare
             on; None: random ones.
         overwrite: Replace what is there.
@@ -249,12 +252,14 @@ def export_network(
     encoded_difference = None
     with _appearing(path, overwrite) as temporary:
         with _explaining(to):
-            answer = _FORMATS[to](network, temporary, class_names, crop_fraction)
+            answer = _FORMATS[to](
+                network, temporary, class_names, crop_fraction, stretch
+            )
             answers = answer(inputs)
         difference = _checked_difference(answers, expected, TOLERANCE, to)
         if to == "savedmodel":
             encoded_difference = _check_encoded(
-                network, temporary, inputs, crop_fraction
+                network, temporary, inputs, crop_fraction, stretch
             )
     if to != "savedmodel":
         write_json(path.with_name(f"{path.name}.classes.json"), list(class_names))
@@ -279,10 +284,14 @@ def _keras(network: Network, path: Path, *_: Any) -> Answer:
 
 
 def _saved_model(
-    network: Network, path: Path, class_names: Sequence[str], crop_fraction: float
+    network: Network,
+    path: Path,
+    class_names: Sequence[str],
+    crop_fraction: float,
+    stretch: bool,
 ) -> Answer:
     model = answering(plain_model(network))
-    write_saved_model(model, path, class_names, crop_fraction)
+    write_saved_model(model, path, class_names, crop_fraction, stretch)
     serve = tf.saved_model.load(str(path)).signatures["serving_default"]
     return lambda inputs: serve(**_tensors(inputs))["probabilities"].numpy()
 
@@ -352,7 +361,9 @@ def _signature(model: Any, batch_size: int | None) -> list[Any]:
     return [specs if len(specs) > 1 else specs["images"]]
 
 
-_FORMATS: dict[Format, Callable[[Network, Path, Sequence[str], float], Answer]] = {
+_FORMATS: dict[
+    Format, Callable[[Network, Path, Sequence[str], float, bool], Answer]
+] = {
     "h5": _h5,
     "keras": _keras,
     "savedmodel": _saved_model,
@@ -427,12 +438,15 @@ def _checked_difference(
 
 
 def _check_encoded(
-    network: Network, path: Path, inputs: Inputs, crop_fraction: float
+    network: Network, path: Path, inputs: Inputs, crop_fraction: float, stretch: bool
 ) -> float:
     """Compare the answers to PNG files with those of a Reader and the network."""
     images = inputs["images"]
     form = images.shape[1:]
-    centred = [warp(image, form[:2], crop_fraction=crop_fraction) for image in images]
+    centred = [
+        warp(image, form[:2], crop_fraction=crop_fraction, stretch=stretch)
+        for image in images
+    ]
     expected = _probabilities(network.model, {**inputs, "images": np.stack(centred)})
     order = cv2.COLOR_RGB2BGR if form[2] == 3 else cv2.COLOR_GRAY2BGR
     files = [cv2.imencode(".png", cv2.cvtColor(i, order))[1].tobytes() for i in images]

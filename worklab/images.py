@@ -141,11 +141,11 @@ def warp(
     halvings, inverse = _place(
         image.shape, size, crop_fraction, zoom, angle, shift, flip, stretch
     )
+    whole = stretch and zoom == crop_fraction == 1 and angle == 0 and shift == (0, 0)
+    if whole and not halvings:  # as below, faster; a halved image may lack a row
+        return _resize(image, size, flip)
     for _ in range(halvings):
         image = _halve(image)
-    # Between pixels alone: no place beyond those that a resize knows.
-    if stretch and zoom == crop_fraction == 1 and angle == 0 and shift == (0, 0):
-        return _resize(image, size, flip)
     return warp_affine(image, inverse, size)
 
 

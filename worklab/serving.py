@@ -53,7 +53,11 @@ def answering(model: Any, *, named: bool = False) -> Any:
 
 
 def write_saved_model(
-    model: Any, path: Path, class_names: Sequence[str], crop_fraction: float
+    model: Any,
+    path: Path,
+    class_names: Sequence[str],
+    crop_fraction: float,
+    stretch: bool = False,
 ) -> None:
     """Write a SavedModel with the signatures `serving_default` and `serve_bytes`.
 
@@ -67,6 +71,7 @@ def write_saved_model(
         path: Folder to make.
         class_names: Names in label order.
         crop_fraction: As the Reader had it.
+        stretch: As the Reader had it.
     """
     specs = {
         tensor.name: tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype, tensor.name)
@@ -92,7 +97,9 @@ def write_saved_model(
 
     def serve_bytes(encoded: Any, **inputs: Any) -> dict[str, Any]:
         images = tf.map_fn(
-            lambda data: decode_centre(data, (height, width), channels, crop_fraction),
+            lambda data: decode_centre(
+                data, (height, width), channels, crop_fraction, stretch
+            ),
             encoded,
             fn_output_signature=tf.TensorSpec((height, width, channels), tf.uint8),
         )
@@ -110,7 +117,11 @@ def write_saved_model(
 
 
 def decode_centre(
-    data: Any, size: tuple[int, int], channels: int, crop_fraction: float
+    data: Any,
+    size: tuple[int, int],
+    channels: int,
+    crop_fraction: float,
+    stretch: bool = False,
 ) -> Any:
     """Decode an image file and cut its centre, in TensorFlow, as a Reader does.
 
@@ -123,6 +134,7 @@ def decode_centre(
         size: Height and width of the result.
         channels: 3 for RGB, 1 for grey.
         crop_fraction: Share of the shorter side that is seen.
+        stretch: Scale height and width apart, so that this much of both is seen.
 
     Returns:
         uint8 (height, width, channels).
@@ -134,24 +146,29 @@ def decode_centre(
         lambda: tf.io.decode_image(data, channels, expand_animations=False),
     )
     image = tf.cast(tf.ensure_shape(image, (None, None, channels)), tf.float32)
-    scale = tf.reduce_max(tf.constant(size, tf.float32) / _size(image)) / crop_fraction
+    scale = tf.constant(size, tf.float32) / _size(image) / crop_fraction
+    if not stretch:
+        scale = tf.fill((2,), tf.reduce_max(scale))
     image, scale, centre = tf.while_loop(
         lambda image, scale, centre: tf.logical_and(
-            scale < _MINIMUM_BILINEAR_SCALE, tf.reduce_min(_size(image)) > 1
+            tf.reduce_max(scale) < _MINIMUM_BILINEAR_SCALE,
+            tf.reduce_min(_size(image)) > 1,
         ),
         lambda image, scale, centre: (_halve(image), 2 * scale, (centre - 0.5) / 2),
         (image, scale, (_size(image) - 1) / 2),
         shape_invariants=(
             tf.TensorShape((None, None, channels)),
-            tf.TensorShape(()),
+            tf.TensorShape((2,)),
             tf.TensorShape((2,)),
         ),
     )
     offset = centre - (tf.constant(size, tf.float32) - 1) / 2 / scale
-    offset = tf.where(scale == 1.0, tf.floor(offset), offset)  # no blur by half a pixel
+    whole = tf.reduce_all(scale == 1.0)
+    offset = tf.where(whole, tf.floor(offset), offset)  # no blur by half a pixel
     # Maps a pixel (x, y) of the result to its place in the image.
     zero = tf.zeros(())
-    matrix = [1 / scale, zero, offset[1], zero, 1 / scale, offset[0], zero, zero]
+    inverse = 1 / scale
+    matrix = [inverse[1], zero, offset[1], zero, inverse[0], offset[0], zero, zero]
     image = tf.raw_ops.ImageProjectiveTransformV3(
         images=image[None],
         transforms=tf.stack(matrix)[None],
