@@ -34,6 +34,15 @@ from worklab.readers import ArrayReader, JsonListReader
 
 ROOT = Path(__file__).resolve().parent.parent
 AIM_MILLISECONDS = 1.6
+STRONG = AugmentOptions(preset="strong", flip=True)
+CROPS = AugmentOptions(
+    preset="off",
+    area=(0.08, 1.0),
+    flip=True,
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.4,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +75,8 @@ def main(options: Options) -> float:
     ]
     steps = itertools.count()
     with tempfile.TemporaryDirectory() as folder:
-        reader = photo_reader(paths, Path(folder))
+        reader = photo_reader(paths, Path(folder), STRONG)
+        cropping = photo_reader(paths, Path(folder), CROPS)
 
         def decode() -> float:
             start = time.process_time()
@@ -79,8 +89,18 @@ def main(options: Options) -> float:
             reader.train_batch(next(steps))
             return 1e3 * (time.process_time() - start) / len(data)
 
+        def crop() -> float:
+            start = time.process_time()
+            cropping.train_batch(next(steps))
+            return 1e3 * (time.process_time() - start) / len(data)
+
         costs = interleaved(
-            {"decode only": decode, "read, decode, augment": read}, options.rounds
+            {
+                "decode only": decode,
+                "read, decode, augment": read,
+                "read, decode, random crop, flip, colours": crop,
+            },
+            options.rounds,
         )
     single, double = small_reader(1), small_reader(2)
     rates = interleaved(
@@ -107,7 +127,7 @@ def main(options: Options) -> float:
     return cost
 
 
-def photo_reader(paths: list[Path], folder: Path) -> Reader:
+def photo_reader(paths: list[Path], folder: Path, augment: AugmentOptions) -> Reader:
     """Return a Reader whose every training batch is all photos, from their files."""
     (folder / "photos.json").write_text(json.dumps({str(path): 0 for path in paths}))
     return JsonListReader(
@@ -120,7 +140,7 @@ def photo_reader(paths: list[Path], folder: Path) -> Reader:
             num_threads=0,
             cache_megabytes=0,
         ),
-        augment=AugmentOptions(preset="strong", flip=True),
+        augment=augment,
     )
 
 

@@ -19,7 +19,7 @@ from worklab.augmentation import (
 )
 from worklab.images import adjust_colour, warp
 from worklab.options import AugmentOptions, ReaderOptions, with_test_form
-from worklab.readers import ArrayReader
+from worklab.readers import ArrayReader, JsonListReader
 
 from .test_images import difference, noise, photo
 
@@ -440,3 +440,26 @@ def test_amounts_out_of_range(options, match):
 def test_wide_aspects_are_allowed():
     check_amounts(AugmentOptions(aspect=(0.1, 10.0)))
     check_amounts(EVERYTHING)
+
+
+@pytest.mark.parametrize("reduced", [False, True])
+def test_reader_decodes_reduced_where_it_is_asked_to(tmp_path, reduced):
+    data = cv2.imencode(".jpg", photo(400, 600))[1]
+    (tmp_path / "a.jpg").write_bytes(data.tobytes())
+    (tmp_path / "train.json").write_text('{"a.jpg": 0}')
+    options = ReaderOptions((40, 40), batch_size=1, reduced_decoding=reduced)
+    reader = JsonListReader(tmp_path / "train.json", ["x"], options=options)
+    assert reader._load(0).shape == ((50, 75, 3) if reduced else (400, 600, 3))
+    own = JsonListReader(
+        tmp_path / "train.json",
+        ["x"],
+        options=options,
+        augment=lambda image, rng: image[:40, :40],
+    )
+    assert own._load(0).shape == (400, 600, 3)  # nobody knows what it will see
+    small = dataclasses.replace(options, max_megapixels=0.1)
+    reader = JsonListReader(tmp_path / "train.json", ["x"], options=small)
+    with pytest.raises(
+        ValueError, match=r"a\.jpg` has 0.24 megapixels, more than the 0\.1"
+    ):
+        reader.train_batch(0)

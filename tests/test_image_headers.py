@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from worklab.image_headers import read_size
+from worklab.image_headers import is_plain_jpeg, read_size
 from worklab.images import decode_image
 
 from .test_images import encode, noise, photo, saved_by_pillow, with_orientation
@@ -88,7 +88,9 @@ def test_image_of_too_many_pixels_is_refused_by_its_header():
 def test_limit_of_pixels_is_an_option():
     data = encode(".png", noise(40, 50))
     assert decode_image(data, 3, "a", max_megapixels=0.002).shape == (40, 50, 3)
-    with pytest.raises(ValueError, match="has 0 megapixels, more than the 0.0019 that"):
+    with pytest.raises(
+        ValueError, match="has 0.002 megapixels, more than the 0.0019 that"
+    ):
         decode_image(data, 3, "a", max_megapixels=0.0019)
 
 
@@ -117,3 +119,33 @@ def test_reduced_jpeg_is_turned_upright():
 def test_other_formats_are_never_reduced():
     data = encode(".png", photo(64, 96))
     assert decode_image(data, 3, "a", least_side=8).shape == (64, 96, 3)
+
+
+# Two decoders
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("quality", [10, 75, 97])
+@pytest.mark.parametrize("progressive", [0, 1])
+@pytest.mark.parametrize("subsampling", ["420", "422", "440", "444"])
+def test_both_decoders_of_jpeg_give_the_same_pixels(
+    channels, quality, progressive, subsampling
+):
+    factor = getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{subsampling}")
+    settings = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR]
+    settings += [factor, cv2.IMWRITE_JPEG_PROGRESSIVE, progressive]
+    image = photo(77, 91, channels) // 2 + noise(77, 91, channels) // 4
+    _, data = cv2.imencode(".jpg", image, settings)
+    assert is_plain_jpeg(data.tobytes())
+    for wanted, flag in ((3, cv2.IMREAD_COLOR_RGB), (1, cv2.IMREAD_GRAYSCALE)):
+        found = decode_image(data.tobytes(), wanted, "a")
+        expected = cv2.imdecode(data, flag).reshape(77, 91, wanted)
+        assert np.array_equal(found, expected)
+
+
+def test_jpeg_of_other_colours_or_rotation_is_not_plain():
+    assert not is_plain_jpeg(with_orientation(encode(".jpg", noise(9, 11)), 6))
+    assert not is_plain_jpeg(saved_by_pillow(photo(9, 11), "CMYK", "JPEG")[0])
+    assert not is_plain_jpeg(encode(".png", noise(9, 11)))
+    assert not is_plain_jpeg(b"")
+    assert not is_plain_jpeg(encode(".jpg", noise(9, 11))[:30])

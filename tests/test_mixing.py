@@ -304,3 +304,24 @@ def test_kept_outputs_and_mixing_exclude_each_other(make, tmp_path, tiny_network
     match = r"cannot be kept for images that are mixed.*Received: mixup=0\.4, cutmix=0"
     with pytest.raises(ValueError, match=match):
         FeatureCache(tiny_network, make(MIXUP, copies=2), tmp_path)
+
+
+def test_loss_that_is_not_finite_names_both_images_of_the_mix(tmp_path, make):
+    class NanNetwork(TinyNetwork):
+        def losses(self, batch, logits, *, training):
+            losses = super().losses(batch, logits, training=training)
+            return tf.where(tf.range(8) == 4, np.inf, losses)
+
+    session = Session(tmp_path)
+    trainer = Trainer(
+        NanNetwork(3, image_shape=(8, 8, 3)),
+        make(MIXUP),
+        session,
+        Writer(tmp_path),
+        learning_rate=lambda step: 0.1,
+    )
+    session.start(trainer.network, CLASS_NAMES)
+    index = trainer.reader.train_order(0)[0]["index"]
+    match = rf"2 of its 8 .* cause: `record {index[4]}`, `record {index[5]}`\."
+    with pytest.raises(FloatingPointError, match=match):
+        trainer.train(1)

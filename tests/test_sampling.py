@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 import tyro
+from sklearn.utils.class_weight import compute_class_weight
 
 from launchers import train
 from worklab import Session
@@ -131,6 +132,8 @@ def test_batch_may_exceed_the_split_where_images_come_again():
 
 def test_balanced_weights_are_those_of_scikit_learn():
     weights = weights_of_classes("balanced", UNEVEN, CLASS_NAMES)
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=UNEVEN)
+    assert weights == pytest.approx(expected)
     assert weights == pytest.approx([200 / 450, 200 / 120, 200 / 30])
     labels = np.repeat([0, 2], [30, 10])  # two classes are there
     assert weights_of_classes("balanced", labels, CLASS_NAMES) == pytest.approx(
@@ -183,7 +186,7 @@ def test_weight_of_a_list_is_read(tiny_folder):
 )
 def test_wrong_weights_of_classes(given, match):
     with pytest.raises(ValueError, match=match):
-        reader_of(UNEVEN, class_weights=given).train_batch(0)
+        reader_of(UNEVEN, class_weights=given)
 
 
 @pytest.mark.parametrize("weight", [0, -1.0, float("inf"), None, "2", True])

@@ -33,8 +33,11 @@ def read_size(data: bytes) -> tuple[int, int] | None:
     """
     try:
         if data.startswith(JPEG):
-            return _jpeg(data)
-        if data.startswith(b"\x89PNG\r\n\x1a\n"):
+            frame = _find_frame(data)
+            if frame is None:
+                return None
+            height, width = struct.unpack_from(">HH", data, frame + 5)
+        elif data.startswith(b"\x89PNG\r\n\x1a\n"):
             width, height = struct.unpack_from(">II", data, 16)
         elif data.startswith((b"GIF87a", b"GIF89a")):
             width, height = struct.unpack_from("<HH", data, 6)
@@ -51,7 +54,21 @@ def read_size(data: bytes) -> tuple[int, int] | None:
     return abs(height), width  # a BMP from top to bottom has a negative height
 
 
-def _jpeg(data: bytes) -> tuple[int, int] | None:
+def is_plain_jpeg(data: bytes) -> bool:
+    """Return whether a file is a JPEG of grey or YCbCr, with no word of its rotation.
+
+    Any decoder shows it as it is; what remains is CMYK, EXIF and other formats.
+    """
+    try:
+        frame = _find_frame(data) if data.startswith(JPEG) else None
+        if frame is None or data[frame + 9] not in (1, 3):
+            return False
+        return data.find(b"Exif", 0, frame) < 0 and data.find(b"Adobe", 0, frame) < 0
+    except (struct.error, IndexError):
+        return False
+
+
+def _find_frame(data: bytes) -> int | None:
     place = 2
     while True:
         marker = data[place + 1]
@@ -62,8 +79,7 @@ def _jpeg(data: bytes) -> tuple[int, int] | None:
         elif marker in _BARE:
             place += 2
         elif marker in _FRAMES:
-            height, width = struct.unpack_from(">HH", data, place + 5)
-            return height, width
+            return place
         elif marker in (0xD9, 0xDA):  # end, or pixels, before any frame
             return None
         else:

@@ -17,6 +17,7 @@ from worklab.devices import Devices
 from worklab.feature_cache import FeatureCache
 from worklab.layers import BatchNormalization
 from worklab.micro_batches import Gradients, sum_over_parts
+from worklab.mixing import partners
 from worklab.network import Network
 from worklab.optimizers import averages, make_optimizer
 from worklab.options import OptimizerOptions, TrainingOptions
@@ -360,6 +361,8 @@ class Trainer:
         bad = ~np.isfinite(step.losses.numpy())
         if not bad.any():  # the gradient alone: any image may be the cause
             bad[:] = True
+        elif self.reader.augment_options.mixes:  # or what was mixed in
+            bad[partners(len(bad))[bad]] = True
         order, _ = self.reader.train_order(step.number - 1)
         names = [f"`{self.reader.name(int(n))}`" for n in order["index"][bad]]
         return NonFiniteLoss(
