@@ -13,8 +13,8 @@ from typing import Literal
 from rich.console import Console
 
 from worklab import Session, Tester, cli
-from worklab.console import show_statistics
-from worklab.runs import make_network, make_reader, read_run
+from worklab.console import show_skipped, show_statistics
+from worklab.runs import make_network, make_reader, read_run, skipped_images
 from worklab.tester import TestResult
 
 
@@ -50,6 +50,7 @@ def main(options: Options) -> TestResult:
     path = result.save(options.run / "tests")
     console.print(f"{options.run}, step {step}, {options.split}:")
     show_statistics(console, result.statistics.to_json(), setup.class_names)
+    show_skipped(console, skipped_images(**{options.split: reader}))
     console.print(f"result: {path}")
     return result
 

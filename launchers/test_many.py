@@ -89,10 +89,12 @@ def main(options: Options) -> list[TestResult]:
                     result.save(options.run / "tests")
                     queue.remove(checkpoint)
                     found = result.statistics
+                    skipped = len(result.skipped)
                     write_point(writer, step, found.loss, found.accuracy, options.split)
                     console.print(
                         f"step {step:>7}  {options.split} loss {found.loss:.4f}  "
-                        f"accuracy {found.accuracy:.2%}",
+                        f"accuracy {found.accuracy:.2%}"
+                        + (f"  ({skipped} images skipped)" if skipped else ""),
                         highlight=False,
                     )
                     results.append(result)

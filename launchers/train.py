@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from worklab import Session, Trainer, Writer, cli
-from worklab.console import make_console
+from worklab.console import make_console, show_skipped
 from worklab.lists import find_class_names
 from worklab.options import (
     AugmentOptions,
@@ -30,6 +30,7 @@ from worklab.runs import (
     make_network,
     make_reader,
     resolve,
+    skipped_images,
     write_result,
     write_run,
 )
@@ -114,8 +115,10 @@ def main(options: Options) -> dict[str, Any]:
                 last_step=options.num_steps,
             )
             session.save()
-    result = {"step": session.step, "class_names": class_names}
+    skipped = skipped_images(train=reader)
+    result = {"step": session.step, "class_names": class_names, "skipped": skipped}
     write_result(session, result)
+    show_skipped(console, skipped)
     console.print(f"{options.run} is at step {session.step}")
     return result
 

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from worklab import Session, Tester, Trainer, Writer, cli
-from worklab.console import make_console, show_places, show_statistics
+from worklab.console import make_console, show_places, show_skipped, show_statistics
 from worklab.lists import find_class_names
 from worklab.options import (
     AugmentOptions,
@@ -34,6 +34,7 @@ from worklab.runs import (
     make_reader,
     read_result,
     resolve,
+    skipped_images,
     write_result,
     write_run,
 )
@@ -142,6 +143,9 @@ def main(options: Options) -> dict[str, Any]:
         "best_valid_loss": patience.best_loss,
         "test": test.statistics.to_json(),
         "class_names": class_names,
+        "skipped": skipped_images(
+            train=train_reader, valid=valid_reader, test=test_reader
+        ),
     }
     write_result(session, result, test)
     show_result(console, options.run, result)
@@ -162,6 +166,7 @@ def show_result(console: Console, run: Path, result: dict[str, Any]) -> None:
     console.print(f"{run} is complete; another `--run` starts anew")
     console.print(f"test of the best checkpoint, step {result['best_step']}:")
     show_statistics(console, result["test"], result["class_names"])
+    show_skipped(console, result.get("skipped", {}))
     show_places(console, run)
 
 

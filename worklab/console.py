@@ -13,6 +13,9 @@ from worklab.cluster import read_cluster
 # More columns than this do not fit a terminal; the numbers are in the JSON file.
 _LARGEST_CONFUSION = 20
 
+# Names of skipped images on the console; all of them are in `result.json`.
+_MOST_NAMES = 20
+
 
 def make_console() -> Console:
     """Return the console of a launcher, which only the chief of several workers has.
@@ -36,6 +39,8 @@ def show_statistics(
     """
     summary = Table(show_header=False)
     summary.add_row("images", str(statistics["num_images"]))
+    if statistics.get("num_skipped"):
+        summary.add_row("skipped, unreadable", str(statistics["num_skipped"]))
     summary.add_row("loss", f"{statistics['loss']:.4f}")
     summary.add_row("accuracy", f"{statistics['accuracy']:.2%}")
     for k, value in statistics["top_k_accuracy"].items():
@@ -51,6 +56,25 @@ def show_statistics(
             title = name if name == str(number) else f"{number} {name}"
             confusion.add_row(title, *counts, share)
         console.print(confusion)
+
+
+def show_skipped(console: Console, skipped: Mapping[str, Mapping[str, str]]) -> None:
+    """Show which images could not be read, and how to find them all.
+
+    Args:
+        console: Where.
+        skipped: Reasons by the image's name, by the split; as `runs.skipped_images`
+            gives them.
+    """
+    for split, reasons in skipped.items():
+        names = ", ".join([*reasons][:_MOST_NAMES])
+        more = ", ..." if len(reasons) > _MOST_NAMES else ""
+        console.print(
+            f"{len(reasons)} images of {split} could not be read and were skipped: "
+            f"{names}{more}; `python -m worklab check` says what is wrong with them",
+            markup=False,
+            highlight=False,
+        )
 
 
 def show_places(console: Console, run: Path) -> None:

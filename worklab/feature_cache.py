@@ -43,8 +43,8 @@ class FeatureCache:
         folder: Where the file is kept.
 
     Raises:
-        ValueError: If the augmentation is not fixed, the first layer learns, or the
-            disk has no room.
+        ValueError: If the augmentation is not fixed, bad images may be skipped, the
+            first layer learns, or the disk has no room.
     """
 
     def __init__(self, network: Network, reader: Reader, folder: Path) -> None:
@@ -61,6 +61,13 @@ class FeatureCache:
                 "`--augment.cutmix`, or without `--training.cache-features`. Received: "
                 f"mixup={reader.augment_options.mixup}, "
                 f"cutmix={reader.augment_options.cutmix}"
+            )
+        if reader.on_bad_file == "skip":
+            raise ValueError(
+                "outputs of frozen layers are kept for every image, so none can be "
+                "skipped: take the bad ones off the list (`python -m worklab check "
+                "--fix`), or go without `--training.cache-features`. "
+                f"Received: on_bad_file={reader.on_bad_file!r}"
             )
         self.network = network
         self.reader = reader

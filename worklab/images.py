@@ -90,7 +90,8 @@ def decode_image(
     if image is None:
         raise ValueError(
             f"`{name}` is not a readable image: expected a whole JPEG, PNG, BMP, WebP "
-            "or TIFF file. Replace the file or take it off the list. "
+            "or TIFF file. Replace the file or take it off the list; `python -m "
+            "worklab check` names all such files. "
             f"Received: {len(data)} bytes beginning with {data[:8]!r}"
         )
     return image.reshape(*image.shape[:2], channels)

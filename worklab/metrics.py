@@ -20,6 +20,7 @@ class Statistics:
         recall: Share of each class's images that is found, by class name; None where
             the split has no image of the class.
         confusion: Count of images by label (rows) and prediction (columns).
+        num_skipped: Images that could not be read, and count in nothing else.
     """
 
     num_images: int
@@ -28,6 +29,7 @@ class Statistics:
     top_k_accuracy: dict[int, float]
     recall: dict[str, float | None]
     confusion: list[list[int]]
+    num_skipped: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON has them."""

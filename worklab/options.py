@@ -85,6 +85,8 @@ class DataOptions:
     """List that decides about learning rate and stopping."""
     test: str = "test.json"
     """List that is read once, at the end."""
+    on_bad_file: Literal["stop", "skip"] = "stop"
+    """At an image that cannot be read; more than 1 % of such stop the run anyway."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,13 +9,14 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import grain
 import numpy as np
 
 from worklab import sampling
 from worklab.augmentation import augment_image, check_amounts, least_side
+from worklab.bad_files import BadFiles
 from worklab.images import decode_image, warp
 from worklab.mixing import draw_mix, mix_images, mix_rows, partners
 from worklab.options import AugmentOptions, ReaderOptions, with_test_form
@@ -24,7 +25,9 @@ Batch = Mapping[str, np.ndarray]
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 # First words of the seeds, so that the streams never share numbers.
-_ORDER_STREAM, _AUGMENT_STREAM, _COPY_STREAM, _MIX_STREAM = 0, 1, 2, 4
+_ORDER_STREAM, _AUGMENT_STREAM, _COPY_STREAM, _REPLACEMENT_STREAM, _MIX_STREAM = range(
+    5
+)
 
 # Measured: 32x32 records (40 us) halve their rate with a second thread, while
 # 500x375 JPEG files (1.5 ms) want every core.
@@ -69,6 +72,10 @@ class Reader(abc.ABC):
     (batch,), the labels of what was mixed in, and `mix` float32 (batch,), what the own
     label counts, 1 where nothing was mixed in.
 
+    A record that cannot be read ends the run, or is skipped: in training another one,
+    drawn from the seed and the place in training, stands in for it; in a test it has
+    weight 0.
+
     Implement: `_load(index)`. May override: `augment`, `centre`, `name`, `version`. Do
     not override: `train_batch`, `train_batches`, `test_batches`.
 
@@ -82,6 +89,8 @@ class Reader(abc.ABC):
         features: Numbers that go with each record, (num_records, num_features).
         weights: What each record counts in the training loss, above 0 (num_records,);
             with `sampling="weighted"` how often it is drawn instead.
+        on_bad_file: What becomes of a record whose `_load` raises `ValueError` or
+            `OSError`; also with `skip` more than 1 % of such records are an error.
 
     Raises:
         ValueError: If there is no record, a label, weight or option is out of range,
@@ -99,6 +108,7 @@ class Reader(abc.ABC):
         seed: int = 0,
         features: np.ndarray | None = None,
         weights: Sequence[float] | np.ndarray | None = None,
+        on_bad_file: Literal["stop", "skip"] = "stop",
     ) -> None:
         self.class_names = list(class_names)
         self.seed = seed
@@ -114,6 +124,7 @@ class Reader(abc.ABC):
         self._least_side: int | None = None
         if options.reduced_decoding and not callable(augment):
             self._least_side = least_side(options, augment)
+        self.on_bad_file = on_bad_file
         self.labels = np.asarray(labels)
         self.features = None if features is None else np.asarray(features, np.float32)
         self._check_labels()
@@ -123,6 +134,7 @@ class Reader(abc.ABC):
             sampling.weights_of_classes(
                 options.class_weights, self.labels, self.class_names
             )
+        self._bad = BadFiles(len(self.labels), self.name)
         self._order = functools.lru_cache(maxsize=2)(self._shuffle)
         self._cache: dict[int, np.ndarray] = {}
         self._cache_room = options.cache_megabytes * 2**20
@@ -149,6 +161,11 @@ class Reader(abc.ABC):
         """Return a text that is another one when the record's content is."""
         image = self._load_checked(index)
         return f"{self.name(index)} {image.shape} {zlib.crc32(image.tobytes())}"
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Why each record skipped so far could not be read, by its name."""
+        return dict(self._bad.reasons)
 
     def augment(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return the training form of an image: one random warp, then colour.
@@ -196,45 +213,44 @@ class Reader(abc.ABC):
                 f"`--reader.batch-size {num_records}` or less. "
                 f"Received: batch_size={size}"
             )
-        whole, copies = self.train_order(step)
         rows = np.arange(size)[share.rows(size)]
         if self.augment_options.mixes:
-            return self._mixed_batch(step, whole, copies, rows)
-        batch = {name: values[rows] for name, values in whole.items()}
-        return {"images": self._train_images(step, whole, copies, rows), **batch}
+            return self._mixed_rows(step, rows)
+        return self._train_rows(step, rows)
 
-    def _train_images(
-        self, step: int, whole: Batch, copies: np.ndarray, rows: np.ndarray
-    ) -> np.ndarray:
-        """Return the augmented images of some rows of a batch."""
-        index = whole["index"][rows]
-        if self.options.copies:
-            return self.fixed_images(index, copies[rows])
+    def _train_rows(self, step: int, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Return some rows of a batch, others in the place of what is skipped."""
+        order, copies = self.train_order(step)
+        index = order["index"][rows]
         images = np.empty((len(index), *self.image_shape), np.uint8)
-        places = step * self.options.batch_size + rows
-        for row, (record, place) in enumerate(zip(index, places, strict=True)):
-            rng = np.random.default_rng([self.seed, _AUGMENT_STREAM, int(place)])
-            images[row] = self._read(int(record), self.augment, rng)
-        return images
+        places = (step * self.options.batch_size + rows).tolist()
+        for row, (place, copy) in enumerate(zip(places, copies[rows], strict=True)):
+            for record in self._candidates(int(index[row]), place):
+                image = self._training_form(record, place, int(copy))
+                if image is not None:
+                    index[row], images[row] = record, image
+                    break
+        return {"images": images, **self._train_labels(index)}
 
-    def _mixed_batch(
-        self, step: int, whole: Batch, copies: np.ndarray, rows: np.ndarray
-    ) -> Batch:
+    def _mixed_rows(self, step: int, rows: np.ndarray) -> Batch:
         """Return some rows of a batch, mixed as they are in the whole batch."""
         size = self.options.batch_size
         rng = np.random.default_rng([self.seed, _MIX_STREAM, step])
         mix = draw_mix(self.augment_options, size, self.options.image_size, rng)
         others = partners(size)[rows]
         needed = np.union1d(rows, others)  # those of a neighbour's share, too
-        images = self._train_images(step, whole, copies, needed)
+        batch = self._train_rows(step, needed)
+        images = batch.pop("images")
         own, other = (np.searchsorted(needed, each) for each in (rows, others))
         return {
             "images": mix_images(images[own], images[other], mix.of_rows(rows)),
-            **mix_rows(whole, rows, others, mix.shares[rows]),
+            **mix_rows(batch, own, other, mix.shares[rows]),
         }
 
     def train_order(self, step: int) -> tuple[Batch, np.ndarray]:
         """Return training batch `step` without its images, and which form each has.
+
+        Where `train_batch` had to skip a record, the one that stands in is given.
 
         Returns:
             The batch, and int64 (batch,): the number of the fixed augmented form, 0
@@ -245,28 +261,38 @@ class Reader(abc.ABC):
         index = np.array(
             [self._order(p // num_records)[p % num_records] for p in positions]
         )
+        for row, record in enumerate(index.tolist()):
+            if record in self._bad:
+                index[row] = next(self._candidates(record, step * size + row))
         epochs = positions // num_records
-        batch = dict(self._batch(index))
+        return self._train_labels(index), epochs % max(1, self.options.copies)
+
+    def _train_labels(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        batch = self._batch(index)
         if self._loss_weights is not None:
             batch["weights"] = self._loss_weights[index]
-        return batch, epochs % max(1, self.options.copies)
+        return batch
 
     def fixed_images(self, index: np.ndarray, copies: np.ndarray) -> np.ndarray:
         """Return fixed augmented forms of records, uint8 (n, height, width, channels).
+
+        A record that is skipped is black.
 
         Args:
             index: Records, int64 (n,).
             copies: Which of its forms, int64 (n,), below `options.copies`.
         """
-        images = np.empty((len(index), *self.image_shape), np.uint8)
+        images = np.zeros((len(index), *self.image_shape), np.uint8)
         for row, (record, copy) in enumerate(zip(index, copies, strict=True)):
-            words = [self.seed, _COPY_STREAM, int(record), int(copy)]
-            rng = np.random.default_rng(words)
-            images[row] = self._read(int(record), self.augment, rng)
+            image = self._fixed_form(int(record), int(copy))
+            if image is not None:
+                images[row] = image
         return images
 
     def test_batch(self, number: int, share: Share = WHOLE) -> Batch:
         """Return test batch `number`, padded with weight 0 where records end.
+
+        A record that is skipped keeps its place, with weight 0.
 
         Args:
             number: Counted from 0, in the order of the records.
@@ -276,9 +302,14 @@ class Reader(abc.ABC):
         index = np.arange(number * size, (number + 1) * size)[share.rows(size)]
         index[index >= len(self)] = -1
         images = np.zeros((len(index), *self.image_shape), np.uint8)
-        for row, record in enumerate(index[index >= 0]):
-            images[row] = self._read(int(record), self.centre)
-        return {"images": images, **self._batch(index)}
+        batch = self._batch(index)
+        for row, record in enumerate(index[index >= 0].tolist()):
+            image = self._read(record, self.centre)
+            if image is None:
+                batch["weights"][row] = 0
+            else:
+                images[row] = image
+        return {"images": images, **batch}
 
     def train_batches(self, start_step: int, share: Share = WHOLE) -> Iterator[Batch]:
         """Return the endless training batches from `start_step` on."""
@@ -309,9 +340,10 @@ class Reader(abc.ABC):
     def _suitable_threads(self) -> int:
         """Return 1 for cheap records, where threads would contend for Python's lock."""
         seconds = []
+        record = next(n for n in range(len(self)) if self._load_or_skip(n) is not None)
         for _ in range(3):  # the first is slow, whatever the record
             start = time.perf_counter()
-            self.augment(self._load_checked(0), np.random.default_rng(0))
+            self.augment(self._load_checked(record), np.random.default_rng(0))
             seconds.append(time.perf_counter() - start)
         cheap = min(seconds) < _CHEAP_RECORD_SECONDS
         return 1 if cheap else min(16, os.cpu_count() or 1)
@@ -356,9 +388,42 @@ class Reader(abc.ABC):
             weights = self.weights if weights is None else weights * self.weights
         return None if weights is None else weights.astype(np.float32)
 
-    def _read(self, index: int, change: Callable[..., Any], *rng: Any) -> np.ndarray:
+    def _candidates(self, record: int, place: int) -> Iterator[int]:
+        """Yield a record, then others to stand in for it, but none known as bad.
+
+        The first that can be read is the same whatever is known yet.
+        """
+        if record not in self._bad:
+            yield record
+        rng = np.random.default_rng([self.seed, _REPLACEMENT_STREAM, place])
+        while True:
+            record = int(rng.integers(len(self)))
+            if record not in self._bad:
+                yield record
+
+    def _training_form(self, record: int, place: int, copy: int) -> np.ndarray | None:
+        if self.options.copies:
+            return self._fixed_form(record, copy)
+        rng = np.random.default_rng([self.seed, _AUGMENT_STREAM, place])
+        return self._read(record, self.augment, rng)
+
+    def _fixed_form(self, record: int, copy: int) -> np.ndarray | None:
+        rng = np.random.default_rng([self.seed, _COPY_STREAM, record, copy])
+        return self._read(record, self.augment, rng)
+
+    def _read(
+        self, index: int, change: Callable[..., Any], *rng: Any
+    ) -> np.ndarray | None:
+        """Return a record as changed, or None if it is skipped.
+
+        Raises:
+            ValueError: If it cannot be read, or comes out in another form.
+        """
         try:
-            image = change(self._load_cached(index), *rng)
+            image = self._load_or_skip(index)
+            if image is None:
+                return None
+            image = change(image, *rng)
         except Exception as error:
             error.add_note(f"while reading `{self.name(index)}`")
             raise
@@ -371,6 +436,17 @@ class Reader(abc.ABC):
                 f"Received: {form[1]} {form[0]}"
             )
         return image
+
+    def _load_or_skip(self, index: int) -> np.ndarray | None:
+        if index in self._bad:
+            return None
+        try:
+            return self._load_cached(index)
+        except (ValueError, OSError) as error:
+            if self.on_bad_file == "stop":
+                raise
+            self._bad.add(index, error)
+            return None
 
     def _load_cached(self, index: int) -> np.ndarray:
         image = self._cache.get(index)
@@ -403,7 +479,7 @@ class Reader(abc.ABC):
             least_side=self._least_side,
         )
 
-    def _batch(self, index: np.ndarray) -> Batch:
+    def _batch(self, index: np.ndarray) -> dict[str, np.ndarray]:
         real = index >= 0
         batch = {
             "labels": np.where(real, self.labels[index], 0),

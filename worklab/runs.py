@@ -317,6 +317,7 @@ def make_reader(split: str, class_names: Sequence[str], setup: Setup) -> ListRea
         "options": setup.reader,
         "augment": setup.augment,
         "seed": setup.session.seed,
+        "on_bad_file": data.on_bad_file,
     }
     first = JsonListReader(data.folder / getattr(data, split), class_names, **settings)
     if split != "train" or not data.mix:
@@ -371,6 +372,12 @@ def _make_network(
         layout=setup.restore.layout,
         options=setup.layers,
     )
+
+
+def skipped_images(**readers: Reader) -> dict[str, dict[str, str]]:
+    """Return why images were skipped since this start, by split and name."""
+    skipped = {split: reader.skipped for split, reader in readers.items()}
+    return {split: reasons for split, reasons in skipped.items() if reasons}
 
 
 def write_result(

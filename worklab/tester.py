@@ -24,11 +24,12 @@ class TestResult:
         step: Training steps of the tested weights.
         split: Name of the tested split.
         statistics: Over all images.
-        names: What each image is called, usually its path.
+        names: What each tested image is called, usually its path.
         labels: Class indices, int64 (num_images,).
         probabilities: float32 (num_images, num_classes).
         losses: float32 (num_images,).
         class_names: Names in label order.
+        skipped: Names of the images that could not be read; they are in nothing above.
     """
 
     __test__ = False  # not a test case of pytest
@@ -41,6 +42,7 @@ class TestResult:
     probabilities: np.ndarray
     losses: np.ndarray
     class_names: list[str]
+    skipped: list[str] = dataclasses.field(default_factory=list)
 
     def save(self, folder: Path) -> Path:
         """Write `step-<step>.<split>.json`, and beside it `.csv` with each image.
@@ -56,6 +58,7 @@ class TestResult:
             "split": self.split,
             **self.statistics.to_json(),
             "class_names": self.class_names,
+            "skipped": self.skipped,
         }
         write_json(path, numbers)
         return path
@@ -74,6 +77,8 @@ class TestResult:
 
 class Tester:
     """Runs a network over every image of a Reader, each once, and counts.
+
+    An image that the Reader skips counts in no number but that of skipped images.
 
     It touches no weight: batch normalisation uses its moving statistics, dropout is
     off, labels are not smoothed. Results do not depend on the batch size but for the
@@ -118,30 +123,33 @@ class Tester:
         for batch in reader.test_batches(devices.share):
             self.session.raise_if_stopped()
             batches.append([each.numpy() for each in self._predict(batch)])
-        # Batches have the records in their order, then padding.
-        logits, losses = (
+        # Batches have the records in their order, then padding; what was skipped has
+        # weight 0, too, and counts no more than padding does.
+        logits, losses, weights = (
             np.concatenate(parts)[: len(reader)] for parts in zip(*batches, strict=True)
         )
-        names = [reader.name(number) for number in range(len(reader))]
+        tested = np.flatnonzero(weights)
+        logits, losses, labels = logits[tested], losses[tested], reader.labels[tested]
+        names = [reader.name(int(number)) for number in tested]
         self._check_finite(logits, names)
         probabilities = _softmax(logits)
+        skipped = [reader.name(int(number)) for number in np.flatnonzero(weights == 0)]
+        statistics = classification_statistics(
+            labels, probabilities, losses, reader.class_names
+        )
         return TestResult(
             step=self.session.step if step is None else step,
             split=self.split,
-            statistics=classification_statistics(
-                reader.labels,
-                probabilities,
-                losses,
-                reader.class_names,
-            ),
+            statistics=dataclasses.replace(statistics, num_skipped=len(skipped)),
             names=names,
-            labels=reader.labels,
+            labels=labels,
             probabilities=probabilities,
             losses=losses,
             class_names=reader.class_names,
+            skipped=skipped,
         )
 
-    def _predict(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+    def _predict(self, batch: Batch) -> tuple[tf.Tensor, ...]:
         devices = self.session.devices
         if self._predict_function is None:
             self._predict_function = devices.function(
@@ -149,9 +157,10 @@ class Tester:
             )
         return devices.gather(self._predict_function(devices.split(batch)))
 
-    def _predict_step(self, batch: Mapping[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
+    def _predict_step(self, batch: Mapping[str, Any]) -> tuple[tf.Tensor, ...]:
         logits = self.network(batch, training=False)
-        return logits, self.network.losses(batch, logits, training=False)
+        losses = self.network.losses(batch, logits, training=False)
+        return logits, losses, batch["weights"]
 
     def _check_finite(self, logits: np.ndarray, names: list[str]) -> None:
         wrong = np.flatnonzero(~np.isfinite(logits).all(axis=1))

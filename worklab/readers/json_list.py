@@ -67,7 +67,8 @@ class JsonListReader(Reader):
         except OSError as error:
             raise ValueError(
                 f"`{path}`, named in `{self.list_path}`, cannot be read "
-                f"({error.strerror}). Paths in a list are relative to its folder. "
+                f"({error.strerror}). Paths in a list are relative to its folder; "
+                "`python -m worklab check` names all that are missing. "
                 f"Received: {self.records[index].path!r}"
             ) from error
         return self._decode(data, path)

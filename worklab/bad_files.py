@@ -1,0 +1,63 @@
+"""Records that cannot be read, where a run may go on without them."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+
+_logger = logging.getLogger(__name__)
+
+# Beyond this share it is not about single files, but e.g. about a disk that is gone.
+LARGEST_SHARE = 0.01
+
+
+class BadFiles:
+    """Counts records that cannot be read, and ends the run at too many.
+
+    Use it as it is; a `Reader` makes one.
+
+    Args:
+        num_records: Records of the list; `LARGEST_SHARE` of them may be bad, and in a
+            short list one.
+        name: What to call a record, by its number.
+    """
+
+    def __init__(self, num_records: int, name: Callable[[int], str]) -> None:
+        self._num_records = num_records
+        self._name = name
+        self._reasons: dict[int, str] = {}
+        self._lock = threading.Lock()
+
+    def __contains__(self, index: int) -> bool:
+        return index in self._reasons
+
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        """Why each record could not be read, by its name, in the list's order."""
+        with self._lock:
+            reasons = sorted(self._reasons.items())
+        return {self._name(index): reason for index, reason in reasons}
+
+    def add(self, index: int, error: Exception) -> None:
+        """Note a record as bad, and log it the first time.
+
+        Args:
+            index: The record's number.
+            error: What reading it ended with.
+
+        Raises:
+            ValueError: If these are too many now.
+        """
+        with self._lock:
+            if index in self._reasons:
+                return
+            self._reasons[index] = str(error)
+            count = len(self._reasons)
+        most = min(max(1, int(LARGEST_SHARE * self._num_records)), self._num_records)
+        if count > most or count == self._num_records:
+            raise ValueError(
+                f"{count} of {self._num_records} images cannot be read, more than the "
+                f"{most} that may be skipped ({LARGEST_SHARE:.0%}): is a disk missing? "
+                "`python -m worklab check` names all of them. The newest: "
+                f"{error}"
+            ) from error
+        _logger.warning("skipped, as it cannot be read: %s", error)
