@@ -156,6 +156,21 @@ def test_truncated_image_is_an_error_with_its_name(extension, share):
         decode_image(data, 3, f"cats/1{extension}")
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_jpeg_whose_end_is_zeros_is_an_error(seed):
+    """As a file system leaves it after a crash, here of a file with a preview."""
+    rng = np.random.default_rng(seed)
+    image = cv2.resize(rng.integers(0, 256, (10, 12, 3), np.uint8), (48, 40))
+    data = encode(".jpg", image)
+    preview = b"\xff\xe1\x00\x0a" + b"\xff\xd8\xff\xda" + b"\x01\x01\xff\xd9"
+    data = data[:2] + preview + data[2:]
+    assert decode_image(data, 3, "a.jpg").shape == (40, 48, 3)
+    assert decode_image(data + b"motion", 3, "a.jpg").shape == (40, 48, 3)
+    zeros = data[: len(data) // 2] + bytes(len(data) - len(data) // 2)
+    with pytest.raises(ValueError, match=r"`a\.jpg` is not a readable image"):
+        decode_image(zeros, 3, "a.jpg")
+
+
 @pytest.mark.parametrize("data", [b"", b"\x00", b"<html>not found</html>", bytes(999)])
 def test_empty_file_and_garbage_are_errors_with_their_name(data):
     match = rf"`a\.png` is not .* Received: {len(data)} bytes beginning with b"

@@ -9,7 +9,7 @@ import keras
 import tyro
 from rich.console import Console
 
-from worklab import cli, exporting, inspecting
+from worklab import cli, data_tools, exporting, inspecting
 from worklab.checkpoints import digest as digest_of
 from worklab.checkpoints import load_checkpoint, newest_checkpoint
 from worklab.counting import count_work
@@ -221,6 +221,7 @@ def inspect(
 def main(arguments: list[str] | None = None) -> None:
     """Run one of the tools."""
     commands: dict[str, Callable[..., Any]] = {
+        "check": data_tools.check,
         "inspect": inspect,
         "digest": digest,
         "export": export,

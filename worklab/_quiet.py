@@ -18,13 +18,18 @@ logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 @contextlib.contextmanager
-def _standard_error_set_aside() -> Iterator[None]:
+def standard_error_set_aside() -> Iterator[int]:
+    """Keep what is written to standard error off the screen, unless it fails.
+
+    Yields:
+        The descriptor that still goes to the screen.
+    """
     sys.stderr.flush()
     original = os.dup(2)
     with tempfile.TemporaryFile() as aside:
         os.dup2(aside.fileno(), 2)
         try:
-            yield
+            yield original
         except BaseException:
             aside.seek(0)
             os.write(original, aside.read())
@@ -35,6 +40,6 @@ def _standard_error_set_aside() -> Iterator[None]:
 
 
 if "tensorflow" not in sys.modules:
-    with _standard_error_set_aside():
+    with standard_error_set_aside():
         import grain  # noqa: F401
         import tensorflow  # noqa: F401

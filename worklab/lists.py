@@ -18,6 +18,9 @@ CLASSES_FILE = "classes.json"
 _HOW_TO_MAKE = "make lists of a folder of classes: `python -m worklab lists FOLDER`"
 _FORMS = '`{"1.png": label, ...}` or `[{"image": "1.png", "label": label}, ...]`'
 
+# Where it stands, path, label (an int or a str), further fields.
+_Entry = tuple[str, str, Any, dict[str, Any]]
+
 
 @dataclass(frozen=True)
 class Record:
@@ -151,8 +154,12 @@ def _checked_names(names: Sequence[Any], source: str) -> list[str]:
     return list(names)
 
 
-def _read_entries(list_path: Path) -> Iterator[tuple[str, str, Any, dict[str, Any]]]:
-    # Yields (where, path, label, fields) with a label that is an int or a str.
+def raw_entries(list_path: Path) -> list[Any]:
+    """Return the entries of a list in its longer form, as they stand there.
+
+    Raises:
+        ValueError: If the file is not a list of anything; entries are not checked.
+    """
     content = _load_json(list_path)
     if not isinstance(content, dict | list) or not content:
         raise ValueError(
@@ -160,22 +167,48 @@ def _read_entries(list_path: Path) -> Iterator[tuple[str, str, Any, dict[str, An
             f"{_HOW_TO_MAKE}. Received: {content!r:.80}"
         )
     if isinstance(content, dict):
-        content = [{"image": path, "label": label} for path, label in content.items()]
-    for number, entry in enumerate(content, start=1):
-        fields = dict(entry) if isinstance(entry, dict) else {}
-        path, label = fields.pop("image", None), fields.pop("label", None)
-        where = f"`{list_path}`, entry {number} ({path!r}),"
-        if not isinstance(path, str) or not path.strip():
-            raise ValueError(
-                f"{where} has no image path. Write {_FORMS}. "
-                f"Received: {json.dumps(entry):.80}"
-            )
-        if type(label) not in (int, str):  # not isinstance: a bool is an int
-            raise ValueError(
-                f"{where} has a label that is neither an integer nor a class name. "
-                f"Write one of the two. Received: label={json.dumps(label):.80}"
-            )
-        yield where, path, label, fields
+        return [{"image": path, "label": label} for path, label in content.items()]
+    return content
+
+
+def checked_record(
+    list_path: Path, number: int, entry: Any, indices: Mapping[str, int]
+) -> Record:
+    """Return one of `raw_entries` as a record.
+
+    Args:
+        list_path: The list it is in, for the message.
+        number: Its number there, from 1.
+        entry: As it stands there.
+        indices: Labels by the names of their classes.
+
+    Raises:
+        ValueError: If it has no path, or no label of a known class.
+    """
+    where, path, label, fields = _checked_entry(list_path, number, entry)
+    return Record(path, _class_index(label, indices, where), fields)
+
+
+def _read_entries(list_path: Path) -> Iterator[_Entry]:
+    for number, entry in enumerate(raw_entries(list_path), start=1):
+        yield _checked_entry(list_path, number, entry)
+
+
+def _checked_entry(list_path: Path, number: int, entry: Any) -> _Entry:
+    fields = dict(entry) if isinstance(entry, dict) else {}
+    path, label = fields.pop("image", None), fields.pop("label", None)
+    where = f"`{list_path}`, entry {number} ({path!r}),"
+    if not isinstance(path, str) or not path.strip():
+        raise ValueError(
+            f"{where} has no image path. Write {_FORMS}. "
+            f"Received: {json.dumps(entry):.80}"
+        )
+    if type(label) not in (int, str):  # not isinstance: a bool is an int
+        raise ValueError(
+            f"{where} has a label that is neither an integer nor a class name. "
+            f"Write one of the two. Received: label={json.dumps(label):.80}"
+        )
+    return where, path, label, fields
 
 
 def _class_index(label: int | str, indices: Mapping[str, int], where: str) -> int:

@@ -345,3 +345,17 @@ class PatienceOptions:
     """What the learning rate is multiplied with, in (0, 1)."""
     max_decays: int = 1
     """Falls of the learning rate; at the next the run is complete."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckOptions:
+    """From where on an image is unusual."""
+
+    min_side: int = 32
+    """Shorter side, in pixels, below which an image is tiny."""
+    max_megapixels: float = 100.0
+    """Millions of pixels beyond which an image is huge, and is not decoded here."""
+    max_aspect: float = 4.0
+    """Ratio of the longer to the shorter side beyond which it is extreme."""
+    near_duplicates: bool = True
+    """Look for images that look alike, too."""

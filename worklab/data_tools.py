@@ -1,0 +1,174 @@
+"""The tools that look at images before training: `check`, `show` and `stats`."""
+
+import collections
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from rich.text import Text
+
+from worklab._quiet import standard_error_set_aside
+from worklab.checking import KINDS, CheckResult, check_lists
+from worklab.files import write_json
+from worklab.list_mending import mend_lists
+from worklab.options import CheckOptions
+
+SPLITS = ("train", "valid", "test")
+
+# More classes than this are only summed up; all are in the JSON file.
+_MOST_CLASSES = 50
+
+
+def find_lists(data: Sequence[Path]) -> dict[str, Path]:
+    """Return lists by name: those of a folder (none given: this), or lists themselves.
+
+    Raises:
+        FileNotFoundError: If a folder has none, or a list is not there.
+    """
+    lists: dict[str, Path] = {}
+    for path in data or [Path()]:
+        found = [path]
+        if path.is_dir():
+            found = [path / f"{split}.json" for split in SPLITS]
+            found = [each for each in found if each.is_file()]
+        if not found or not found[0].is_file():
+            raise FileNotFoundError(
+                "there is no list: give a folder with `train.json`, `valid.json`, "
+                "`test.json`, or lists themselves; `python -m worklab lists FOLDER` "
+                f"makes them of a folder of classes. Received: {path}"
+            )
+        for each in found:
+            lists[each.stem if each.stem not in lists else str(each)] = each
+    return lists
+
+
+def check(
+    data: tyro.conf.Positional[tuple[Path, ...]],
+    /,
+    json: Path | None = None,
+    fix: bool = False,
+    strict: bool = False,
+    num_shown: int = 10,
+    limits: Annotated[CheckOptions, tyro.conf.arg(name="")] = CheckOptions(),
+) -> None:
+    """Find what is wrong with images and lists before a run stops at it or learns it.
+
+    Every file is read and decoded. Ends with 0 where no error was found, else with 1.
+
+    Args:
+        data: A folder with train.json, valid.json and test.json, or lists, the one
+            to train on first.
+        json: File for all findings.
+        fix: Write the lists without the entries that have errors; the old ones are
+            kept beside them.
+        strict: End with 1 also where there are only warnings.
+        num_shown: Findings of each kind to list here.
+        limits: From where on an image is unusual.
+
+    Raises:
+        SystemExit: With 1, if there is an error or, with `strict`, a warning.
+    """
+    console = Console(width=max(100, Console().width))
+    with _progress() as progress:
+        result = check_lists(
+            find_lists(data),
+            limits,
+            track=lambda files, total: track(
+                files,
+                "reading",
+                total,
+                console=progress,
+                transient=True,
+                disable=not progress.is_terminal,
+            ),
+        )
+    if json is not None:
+        write_json(json, result.to_json())
+    _show_counts(console, result)
+    _show_findings(console, result, num_shown)
+    left = len(result.errors)
+    if fix:
+        left = _fix(console, result)
+    if left or (strict and result.num_warnings):
+        raise SystemExit(1)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Console]:
+    """Give a console while what decoders say of bad files is kept off the screen."""
+    with (
+        standard_error_set_aside() as original,
+        open(os.dup(original), "w", encoding="utf-8") as file,
+    ):
+        yield Console(file=file)
+
+
+def _show_counts(console: Console, result: CheckResult) -> None:
+    splits = list(result.counts)
+    table = Table("class", *splits, title="images", title_justify="left")
+    columns = [result.counts[split] for split in splits]
+    table.add_row("all", *(str(sum(column)) for column in columns))
+    if len(result.class_names) <= _MOST_CLASSES:
+        for name, *counts in zip(result.class_names, *columns, strict=True):
+            table.add_row(Text(_plain(name)), *map(str, counts))
+    else:
+        present = [sum(count > 0 for count in column) for column in columns]
+        table.add_row("classes", *map(str, present))
+        table.add_row("smallest class", *(str(min(column)) for column in columns))
+        table.add_row("largest class", *(str(max(column)) for column in columns))
+    console.print(table)
+
+
+def _show_findings(console: Console, result: CheckResult, num_shown: int) -> None:
+    by_kind = collections.defaultdict(list)
+    for finding in result.findings:
+        by_kind[finding.kind].append(finding)
+    if by_kind:
+        table = Table("found", "", "times", "what follows")
+        for kind, findings in by_kind.items():
+            severity = "[red]error[/]" if KINDS[kind].is_error else "warning"
+            table.add_row(kind, severity, str(len(findings)), KINDS[kind].then)
+        console.print(table)
+    for findings in by_kind.values():
+        for finding in findings[:num_shown]:
+            _print(console, str(finding))
+        if len(findings) > num_shown:
+            _print(
+                console,
+                f"{findings[0].kind}: {len(findings) - num_shown} more; "
+                "`--json FILE` has all",
+            )
+    _print(
+        console,
+        f"{len(result.errors)} errors, {result.num_warnings} warnings, "
+        f"{result.num_images} images",
+    )
+
+
+def _fix(console: Console, result: CheckResult) -> int:
+    """Mend the lists and return how many errors are left."""
+    left = sum(finding.entry is None for finding in result.errors)
+    for mended in mend_lists(result):
+        count = len({finding.entry for finding in mended.removed})
+        _print(
+            console,
+            f"{mended.path}: {count} entries taken off; as it was: {mended.backup}",
+        )
+    if left:
+        _print(console, f"{left} errors are of whole lists and cannot be fixed here")
+    return left
+
+
+def _print(console: Console, text: Any) -> None:
+    console.print(_plain(str(text)), markup=False, highlight=False, soft_wrap=True)
+
+
+def _plain(text: str) -> str:
+    """Return a text that no terminal takes as a command, nor rich as markup."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
