@@ -27,7 +27,7 @@ MODULES = [
     for module in pkgutil.walk_packages(worklab.__path__, "worklab.")
     if not module.name.endswith("__main__")
 ]
-TOOLS = ("check", "digest", "export", "flops", "inspect", "lists")
+TOOLS = ("check", "digest", "export", "flops", "inspect", "lists", "show", "stats")
 BLOCKS = [
     pytest.param(block, id=f"{page.stem}-{number}")
     for page in PAGES

@@ -222,6 +222,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one of the tools."""
     commands: dict[str, Callable[..., Any]] = {
         "check": data_tools.check,
+        "show": data_tools.show,
+        "stats": data_tools.stats,
         "inspect": inspect,
         "digest": digest,
         "export": export,

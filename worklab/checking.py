@@ -4,13 +4,14 @@ import collections
 import dataclasses
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from worklab.console import Track
 from worklab.image_files import ImageFile, inspect_image
 from worklab.lists import checked_record, find_class_names, raw_entries
 from worklab.near_duplicates import near_groups
@@ -158,9 +159,6 @@ class _Image:
 
     def finding(self, kind: str, detail: str) -> Finding:
         return Finding(kind, self.split, detail, self.path, self.entry)
-
-
-Track = Callable[[Iterable[Any], int], Iterable[Any]]
 
 
 def check_lists(

@@ -1,7 +1,7 @@
 """What a launcher shows on the console beside progress."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from worklab.cluster import read_cluster
+
+Track = Callable[[Iterable[Any], int], Iterable[Any]]
+"""Shows progress: called with what is iterated over and its length, it yields that."""
 
 # More columns than this do not fit a terminal; the numbers are in the JSON file.
 _LARGEST_CONFUSION = 20

@@ -2,10 +2,11 @@
 
 import collections
 import contextlib
+import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -15,9 +16,17 @@ from rich.text import Text
 
 from worklab._quiet import standard_error_set_aside
 from worklab.checking import KINDS, CheckResult, check_lists
-from worklab.files import write_json
+from worklab.console import Track, show_skipped
+from worklab.files import write_atomically, write_json
+from worklab.image_statistics import image_statistics
 from worklab.list_mending import mend_lists
-from worklab.options import CheckOptions
+from worklab.lists import find_class_names
+from worklab.options import AugmentOptions, CheckOptions, ReaderOptions
+from worklab.reader import Reader
+from worklab.readers import JsonListReader
+from worklab.runs import skipped_images
+from worklab.showing import make_page, make_strips, take_samples
+from worklab.writer import Writer
 
 SPLITS = ("train", "valid", "test")
 
@@ -76,18 +85,7 @@ def check(
     """
     console = Console(width=max(100, Console().width))
     with _progress() as progress:
-        result = check_lists(
-            find_lists(data),
-            limits,
-            track=lambda files, total: track(
-                files,
-                "reading",
-                total,
-                console=progress,
-                transient=True,
-                disable=not progress.is_terminal,
-            ),
-        )
+        result = check_lists(find_lists(data), limits, track=_track(progress))
     if json is not None:
         write_json(json, result.to_json())
     _show_counts(console, result)
@@ -172,3 +170,130 @@ def _print(console: Console, text: Any) -> None:
 def _plain(text: str) -> str:
     """Return a text that no terminal takes as a command, nor rich as markup."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def show(
+    data: tyro.conf.Positional[Path],
+    /,
+    out: Path,
+    num_images: int = 4,
+    num_draws: int = 4,
+    num_classes: int = 50,
+    tensorboard: Path | None = None,
+    on_bad_file: Literal["stop", "skip"] = "stop",
+    seed: int = 0,
+    reader: ReaderOptions = ReaderOptions(),
+    augment: AugmentOptions = AugmentOptions(),
+) -> None:
+    """Write one page of what a network will see of each class.
+
+    It shows images as they are, as a test shows them, and as the first epochs of
+    training with the same options do, changed by chance.
+
+    Args:
+        data: A list, or a folder with train.json.
+        out: The HTML page to write; it needs no other file.
+        num_images: Images of each class.
+        num_draws: Epochs of training to show.
+        num_classes: Classes to show, evenly chosen, where there are more.
+        tensorboard: Folder to write the images to for TensorBoard, too.
+        on_bad_file: At an image that cannot be read.
+        seed: Of the run.
+        reader: Sizes of images.
+        augment: Random changes.
+    """
+    path = next(iter(find_lists([data]).values()))
+    source = _open(path, on_bad_file, reader, augment, seed)
+    samples = take_samples(
+        source, num_images=num_images, num_draws=num_draws, num_classes=num_classes
+    )
+    labels = source.labels.tolist()
+    counts = {name: labels.count(n) for n, name in enumerate(source.class_names)}
+    shown = f"{len(samples)} of {len(counts)} classes"
+    notes = [f"{path}, {shown}, seed {seed}", str(reader), str(augment)]
+    if source.skipped:
+        notes.append(f"could not be read: {', '.join(source.skipped)}")
+    page = make_page(f"What a network sees of {path.stem}", samples, counts, notes)
+    write_atomically(out, lambda file: file.write(page))
+    num_samples = sum(map(len, samples.values()))
+    _print(Console(), f"{out}: {num_samples} images, {shown}")
+    if tensorboard is not None:
+        with Writer(tensorboard) as writer:
+            strips = {n: make_strips(each) for n, each in samples.items() if each}
+            writer.write_images(0, {f"classes/{n}": each for n, each in strips.items()})
+        _print(Console(), f"TensorBoard: tensorboard --logdir {tensorboard}")
+
+
+def stats(
+    data: tyro.conf.Positional[Path],
+    /,
+    json: Path | None = None,
+    on_bad_file: Literal["stop", "skip"] = "stop",
+    reader: ReaderOptions = ReaderOptions(),
+) -> None:
+    """Compute mean and spread of a list's pixels, sizes, and images of each class.
+
+    The pixels are those that a network sees in a test. The last lines are to be
+    pasted: into a network's class, or behind a launcher's command.
+
+    Args:
+        data: A list, or a folder with train.json.
+        json: File for the numbers.
+        on_bad_file: At an image that cannot be read.
+        reader: Sizes of images.
+    """
+    path = next(iter(find_lists([data]).values()))
+    source = _open(path, on_bad_file, reader, AugmentOptions(), 0)
+    with _progress() as progress:
+        found = image_statistics(source, track=_track(progress))
+    if json is not None:
+        write_json(json, dataclasses.asdict(found))
+    console = Console(width=max(100, Console().width))
+    table = Table("class", "images")
+    counts = sorted(found.counts.items(), key=lambda pair: pair[1])
+    for name, count in counts if len(counts) <= _MOST_CLASSES else ():
+        table.add_row(Text(_plain(name)), str(count))
+    if len(counts) > _MOST_CLASSES:
+        for title, (name, count) in (("smallest", counts[0]), ("largest", counts[-1])):
+            table.add_row(Text(_plain(f"{title}: {name}")), str(count))
+    console.print(table)
+    show_skipped(console, skipped_images(**{path.stem: source}))
+    for name, sides in (("heights", found.heights), ("widths", found.widths)):
+        smallest, middle, largest = sides
+        _print(console, f"{name}: {smallest} to {largest}, median {middle}")
+    _print(console, f"images: {found.num_images}, different sizes: {found.num_sizes}")
+    mean, std = ([f"{value:.2f}" for value in m] for m in (found.mean, found.std))
+    ending = "," if len(mean) == 1 else ""
+    _print(console, f"mean = ({', '.join(mean)}{ending})")
+    _print(console, f"std = ({', '.join(std)}{ending})")
+    _print(console, f"--layers.mean {' '.join(mean)} --layers.std {' '.join(std)}")
+
+
+def _open(
+    path: Path,
+    on_bad_file: Literal["stop", "skip"],
+    options: ReaderOptions,
+    augment: AugmentOptions,
+    seed: int,
+) -> Reader:
+    # Each image is read once or few times.
+    options = dataclasses.replace(options, cache_megabytes=0)
+    return JsonListReader(
+        path,
+        find_class_names(path),
+        options=options,
+        augment=augment,
+        seed=seed,
+        on_bad_file=on_bad_file,
+    )
+
+
+def _track(console: Console) -> Track:
+    return lambda files, total: track(
+        files,
+        "reading",
+        total,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )

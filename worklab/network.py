@@ -118,6 +118,8 @@ class Network(Primitives):
             self.channel_order = self.layout.preprocessing.channel_order
             if self.layout.epsilon is not None:
                 self.epsilon = self.layout.epsilon
+        self.mean = options.mean or self.mean
+        self.std = options.std or self.std
         self._check_options()
         self._check_channels()
 
@@ -458,6 +460,11 @@ class Network(Primitives):
             raise ValueError(
                 "`label_smoothing` must be in [0, 1). "
                 f"Received: label_smoothing={self.options.label_smoothing}"
+            )
+        if not all(value > 0 for value in self.std):
+            raise ValueError(
+                "`std` divides the pixels, so each of its numbers must be above 0. "
+                f"Received: std={self.std}"
             )
         for name, value in [
             ("weight_decay", self.options.weight_decay),

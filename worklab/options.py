@@ -235,6 +235,10 @@ class LayerOptions:
     """Multipliers by scope that replace the network's own: `stem 0 stage1 0.1`."""
     weight_decay: float = 5e-4
     """Decay of kernels; biases and normalisation are never decayed."""
+    mean: tuple[float, ...] | None = None
+    """Subtracted from pixels 0..255, by RGB channel; None: the network's own."""
+    std: tuple[float, ...] | None = None
+    """What the difference is divided by; `python -m worklab stats` computes both."""
     label_smoothing: float = 0.0
     """Share of the target spread evenly over all classes in training, in [0, 1)."""
 

@@ -77,7 +77,7 @@ class Reader(abc.ABC):
     weight 0.
 
     Implement: `_load(index)`. May override: `augment`, `centre`, `name`, `version`. Do
-    not override: `train_batch`, `train_batches`, `test_batches`.
+    not override: `load`, `train_batch`, `train_batches`, `test_batches`.
 
     Args:
         labels: Class index of each record, integers (num_records,).
@@ -166,6 +166,38 @@ class Reader(abc.ABC):
     def skipped(self) -> dict[str, str]:
         """Why each record skipped so far could not be read, by its name."""
         return dict(self._bad.reasons)
+
+    def load(self, index: int) -> np.ndarray | None:
+        """Return a record as it was loaded.
+
+        Returns:
+            uint8 (height, width, channels) of any size, read-only; None if the record
+            is skipped.
+
+        Raises:
+            ValueError: If it cannot be read, and is not to be skipped, or too many
+                cannot.
+            OSError: The same, where `_load` raised it.
+        """
+        if index in self._bad:
+            return None
+        try:
+            return self._load_cached(index)
+        except (ValueError, OSError) as error:
+            if self.on_bad_file == "stop":
+                raise
+            self._bad.add(index, error)
+            return None
+
+    def training_form(self, index: int, epoch: int) -> np.ndarray | None:
+        """Return record `index` as epoch number `epoch` of training shows it.
+
+        Returns:
+            uint8 of `image_shape`; None if the record is skipped.
+        """
+        place = int(np.flatnonzero(self._order(epoch) == index)[0])
+        copy = epoch % max(1, self.options.copies)
+        return self._training_form(index, epoch * len(self) + place, copy)
 
     def augment(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return the training form of an image: one random warp, then colour.
@@ -340,7 +372,7 @@ class Reader(abc.ABC):
     def _suitable_threads(self) -> int:
         """Return 1 for cheap records, where threads would contend for Python's lock."""
         seconds = []
-        record = next(n for n in range(len(self)) if self._load_or_skip(n) is not None)
+        record = next(n for n in range(len(self)) if self.load(n) is not None)
         for _ in range(3):  # the first is slow, whatever the record
             start = time.perf_counter()
             self.augment(self._load_checked(record), np.random.default_rng(0))
@@ -420,7 +452,7 @@ class Reader(abc.ABC):
             ValueError: If it cannot be read, or comes out in another form.
         """
         try:
-            image = self._load_or_skip(index)
+            image = self.load(index)
             if image is None:
                 return None
             image = change(image, *rng)
@@ -436,17 +468,6 @@ class Reader(abc.ABC):
                 f"Received: {form[1]} {form[0]}"
             )
         return image
-
-    def _load_or_skip(self, index: int) -> np.ndarray | None:
-        if index in self._bad:
-            return None
-        try:
-            return self._load_cached(index)
-        except (ValueError, OSError) as error:
-            if self.on_bad_file == "stop":
-                raise
-            self._bad.add(index, error)
-            return None
 
     def _load_cached(self, index: int) -> np.ndarray:
         image = self._cache.get(index)
