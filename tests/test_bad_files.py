@@ -292,7 +292,10 @@ def test_run_that_skips_ends_and_reports(folder, tmp_path, capsys):
     assert result["test"]["num_images"] == 218
     assert result["test"]["num_skipped"] == 2
     output = capsys.readouterr().out
-    assert "2 images of train could not be read and were skipped" in output
+    assert (
+        "skipped in train, as they cannot be read: 2 (train-5.png, train-100.png)"
+        in output
+    )
     assert "test-5.png, test-100.png" in output
     assert re.search(r"skipped, unreadable\W+2\b", output)
     test_launcher.main(test_launcher.Options(run=tmp_path / "run", split="test"))

@@ -107,7 +107,7 @@ def test_unreadable_image_stops_statistics_or_is_left_out(
     assert "empty.png` is not a readable image" in capsys.readouterr().err
     main(["stats", str(broken_folder), "--on-bad-file", "skip"])
     skipping = capsys.readouterr().out
-    assert "1 images of train could not be read and were skipped: empty.png" in skipping
+    assert "skipped in train, as they cannot be read: 1 (empty.png)" in skipping
     main(["stats", str(tiny_folder)])
     assert skipping.splitlines()[-3:] == capsys.readouterr().out.splitlines()[-3:]
 

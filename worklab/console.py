@@ -73,8 +73,8 @@ def show_skipped(console: Console, skipped: Mapping[str, Mapping[str, str]]) -> 
         names = ", ".join([*reasons][:_MOST_NAMES])
         more = ", ..." if len(reasons) > _MOST_NAMES else ""
         console.print(
-            f"{len(reasons)} images of {split} could not be read and were skipped: "
-            f"{names}{more}; `python -m worklab check` says what is wrong with them",
+            f"skipped in {split}, as they cannot be read: {len(reasons)} ({names}"
+            f"{more}); `python -m worklab check` says what is wrong with them",
             markup=False,
             highlight=False,
         )

@@ -53,6 +53,8 @@ def find_lists(data: Sequence[Path]) -> dict[str, Path]:
                 f"makes them of a folder of classes. Received: {path}"
             )
         for each in found:
+            if each.resolve() in {other.resolve() for other in lists.values()}:
+                continue
             lists[each.stem if each.stem not in lists else str(each)] = each
     return lists
 
@@ -144,8 +146,8 @@ def _show_findings(console: Console, result: CheckResult, num_shown: int) -> Non
             )
     _print(
         console,
-        f"{len(result.errors)} errors, {result.num_warnings} warnings, "
-        f"{result.num_images} images",
+        f"errors: {len(result.errors)}, warnings: {result.num_warnings}, "
+        f"images: {result.num_images}",
     )
 
 
@@ -156,10 +158,10 @@ def _fix(console: Console, result: CheckResult) -> int:
         count = len({finding.entry for finding in mended.removed})
         _print(
             console,
-            f"{mended.path}: {count} entries taken off; as it was: {mended.backup}",
+            f"{mended.path}: entries taken off: {count}; as it was: {mended.backup}",
         )
     if left:
-        _print(console, f"{left} errors are of whole lists and cannot be fixed here")
+        _print(console, f"not fixed, as they are of whole lists: {left} errors")
     return left
 
 

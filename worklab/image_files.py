@@ -156,7 +156,7 @@ def _num_frames(header: Any) -> int:
 
 def _why_unreadable(data: bytes, header: Any) -> str:
     if header is None:
-        return f"no known image: {len(data)} bytes beginning with {data[:8]!r}"
+        return f"no image, or cut short: {len(data)} bytes beginning {data[:8]!r}"
     return (
         f"truncated or damaged: begins as {header.format} of "
         f"{header.width}x{header.height}, but its {len(data)} bytes do not decode"
