@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import worklab
+from worklab.__main__ import main as tools
 from worklab.lists import read_list
 from worklab.options import AugmentOptions
 from worklab.runs import read_result
@@ -156,13 +157,17 @@ def test_files_that_the_pages_name_exist():
     assert len(found) > 10
 
 
-def test_options_that_the_pages_name_exist():
+def test_options_that_the_pages_name_exist(monkeypatch, capsys):
     environment = os.environ | {"COLUMNS": "100"}
     commands = [
         [f"launchers/{path.name}"] for path in sorted((ROOT / "launchers").glob("*.py"))
     ] + [["benchmarks/retraining.py"]]
-    commands += [["-m", "worklab", name] for name in TOOLS]
+    monkeypatch.setenv("COLUMNS", "100")
+    for name in TOOLS:  # here, as a process of its own takes seconds to start
+        with pytest.raises(SystemExit):
+            tools([name, "--help"])
     known = {"--help", "--config", "--logdir"}
+    known |= set(re.findall(r"--[a-z][\w.-]*", capsys.readouterr().out))
     for words in commands:
         done = subprocess.run(
             [sys.executable, *words, "--help"],
