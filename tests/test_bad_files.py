@@ -104,6 +104,31 @@ def test_batches_are_a_function_of_the_step(threads, copies):
     assert_equal([backwards.train_batch(s) for s in steps[::-1]], expected[::-1])
 
 
+def test_labels_of_a_mix_are_those_of_the_images_that_were_read():
+    mixing = AugmentOptions(preset="off", mixup=1.0)
+    expected = batches_of(Holed(augment=mixing, options={"class_weights": "balanced"}))
+    plain = batches_of(Holed(augment=OFF))
+    for batch, unmixed in zip(expected, plain, strict=True):
+        partners = np.arange(20) ^ 1
+        np.testing.assert_array_equal(batch["index"], unmixed["index"])
+        np.testing.assert_array_equal(batch["labels"], unmixed["labels"])
+        np.testing.assert_array_equal(
+            batch["mixed_labels"], unmixed["labels"][partners]
+        )
+    halves = [
+        [
+            Holed(augment=mixing, options={"class_weights": "balanced"}).train_batch(
+                step, s
+            )
+            for step in range(EPOCH)
+        ]
+        for s in (Share(0, 2), Share(1, 2))
+    ]
+    for batch, first, second in zip(expected, *halves, strict=False):
+        both = {name: np.concatenate([first[name], second[name]]) for name in batch}
+        assert_equal([both], [batch])
+
+
 def test_replacement_that_is_bad_is_replaced_again():
     # Half of the list is bad; the limit is lifted to see the order of the draws.
     bad = range(0, NUM_IMAGES, 2)
