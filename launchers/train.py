@@ -11,7 +11,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from worklab import Session, Trainer, Writer, cli
+from worklab import Trainer, Writer, cli
 from worklab.console import make_console, show_skipped
 from worklab.lists import find_class_names
 from worklab.options import (
@@ -29,6 +29,7 @@ from worklab.runs import (
     delete_result,
     make_network,
     make_reader,
+    open_session,
     resolve,
     skipped_images,
     write_result,
@@ -82,7 +83,7 @@ def main(options: Options) -> dict[str, Any]:
         )
     console = make_console()
     options = resolve(options)
-    session = Session(options.run, options.session)
+    session = open_session(options)
     with (
         session,
         Writer(options.run if session.is_chief else None, console=console) as writer,

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from worklab import Session, Tester, Trainer, Writer, cli
+from worklab import Tester, Trainer, Writer, cli
 from worklab.console import make_console, show_places, show_skipped, show_statistics
 from worklab.lists import find_class_names
 from worklab.options import (
@@ -32,6 +32,7 @@ from worklab.patience import Patience
 from worklab.runs import (
     make_network,
     make_reader,
+    open_session,
     read_result,
     resolve,
     skipped_images,
@@ -83,7 +84,7 @@ def main(options: Options) -> dict[str, Any]:
         return result
 
     options = resolve(options)
-    session = Session(options.run, options.session)
+    session = open_session(options)
     with (
         session,
         Writer(options.run if session.is_chief else None, console=console) as writer,

@@ -16,10 +16,10 @@ from worklab import Network
 from worklab.options import AugmentOptions, ReaderOptions
 from worklab.readers import ArrayReader
 
-# Two devices for test_devices.py; TensorFlow computes on the first if not told.
+# Three devices for test_devices.py; TensorFlow computes on the first if not told.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
-    [tf.config.LogicalDeviceConfiguration()] * 2,
+    [tf.config.LogicalDeviceConfiguration()] * 3,
 )
 
 CLASS_NAMES = ["circle", "square", "cross"]

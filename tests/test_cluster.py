@@ -3,14 +3,17 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
+from worklab.checkpoints import list_steps, load_checkpoint
 from worklab.cluster import Cluster, read_cluster
 
 from . import faults
@@ -97,11 +100,50 @@ def test_two_workers_have_the_losses_of_one_process(
     assert (pair[1].folder / "stdout").read_text() == ""
 
 
+def test_frozen_layers_stay_as_they_were_on_three_devices(tmp_path, tiny_folder):
+    # Of three copies the mean is not always the number itself. In another process, as
+    # TensorFlow lets one choose its devices once.
+    settings = {
+        "run": tmp_path / "run",
+        "data.folder": tiny_folder,
+        "session.num-devices": 3,
+        "reader.test-batch-size": 6,
+        "patience.valid-every": 6,
+        "patience.max-decays": 0,
+        "patience.patience": 1,
+    }
+    words = words_of(settings)
+    arguments = "train_with_patience", words, tmp_path, None
+    child = Child(tmp_path, faults.launch, *arguments)
+    assert child.join() == 0, child.stderr
+    steps = list_steps(tmp_path / "run/checkpoints")
+    first, last = (
+        load_checkpoint(tmp_path / f"run/checkpoints/step-{step:08d}.safetensors")[0]
+        for step in (steps[0], steps[-1])
+    )
+    frozen = [name for name in first if name.startswith("frozen/")]
+    assert len(frozen) >= 5
+    for name in frozen:
+        np.testing.assert_array_equal(first[name], last[name], err_msg=name)
+    assert (first["logits/kernel"] != last["logits/kernel"]).any()
+
+
 def test_workers_with_other_options_are_refused(tmp_path, start_workers):
-    pair = start_workers(tmp_path / "run", second={"optimizer.momentum": 0.5})
+    pair = start_workers(tmp_path / "run", second={"optimizer.momentum": 0})
     assert [child.join() for child in pair] == [1, 1]
     assert "others on another worker" in pair[0].stderr
-    assert "worker 1 `optimizer.momentum` was 0.9, is 0.5" in pair[1].stderr
+    assert "worker 1 `optimizer.momentum` was 0.9, is 0.0" in pair[1].stderr
+
+
+def test_workers_with_another_list_are_refused(tmp_path, tiny_folder, start_workers):
+    other = tmp_path / "other"
+    shutil.copytree(tiny_folder, other)
+    records = json.loads((other / "train.json").read_text())
+    records.pop(next(iter(records)))
+    (other / "train.json").write_text(json.dumps(records))
+    pair = start_workers(tmp_path / "run", second={"data.folder": other})
+    assert [child.join() for child in pair] == [1, 1]
+    assert "`content of.train` was" in pair[1].stderr
 
 
 def test_signal_to_one_worker_stops_all_at_the_same_step(tmp_path, start_workers):
@@ -149,6 +191,7 @@ def test_port_that_is_taken_is_an_error():
             env=os.environ | {"TF_CONFIG": config},
             capture_output=True,
             text=True,
+            timeout=60,
         )
     assert f"cannot listen on port {port}" in process.stderr
 

@@ -121,7 +121,8 @@ def _wait_for(address: str) -> None:
             if now - last > _REMINDER_SECONDS:
                 last = now
                 _logger.warning(
-                    "still waiting for the worker at %s after %.0f s: %s",
+                    "still waiting for the worker at %s after %.0f s (%s). Is it "
+                    "started, can this machine reach it, and is the run not complete?",
                     address,
                     now - began,
                     error,

@@ -19,10 +19,10 @@ LOST_WORKER = (
     tf.errors.AbortedError,
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
-    tf.errors.InternalError,
     tf.errors.UnavailableError,
 )
 
+_CHUNK = 2**20  # numbers of 8 bytes that are sent at a time
 _SEED_STRIDE = 7919  # a prime; seeds of layers are not so regular
 
 Arrays = Mapping[str, np.ndarray]
@@ -100,8 +100,9 @@ class Devices:
             near = -(-size // self.num_replicas) * self.num_replicas
             raise ValueError(
                 f"`{name}` counts the images of all {self.num_replicas} devices "
-                f"together, so it must be a multiple of {self.num_replicas}, e.g. "
-                f"{near}. Received: {name}={size}"
+                f"together, so it must be a multiple of {self.num_replicas}: give "
+                f"`--reader.{name.replace('_', '-')} {near}`, or another "
+                f"`--session.num-devices`. Received: {name}={size}"
             )
 
     def function(self, step: Callable[..., Any], signature: Any) -> Any:
@@ -256,9 +257,12 @@ class Devices:
         size, length = self._sum_of_workers(
             np.array([len(own), len(data)], np.int64) * self.is_chief
         )
-        if not self.is_chief:
-            own = np.zeros(size, np.int64)
-        return self._sum_of_workers(own).tobytes()[:length]
+        parts = []
+        for start in range(0, int(size), _CHUNK):  # devices need not hold all at once
+            count = min(_CHUNK, int(size) - start)
+            part = own[start : start + count] if self.is_chief else np.zeros(count, int)
+            parts.append(self._sum_of_workers(part).tobytes())
+        return b"".join(parts)[:length]
 
     def _sum_of_workers(self, values: np.ndarray) -> np.ndarray:
         if self._sum_function is None:
@@ -286,37 +290,36 @@ def _make_devices(count: int, *, alone: bool) -> list[str]:
     """Return the names of the devices to use; the CPU is divided into logical ones.
 
     Raises:
-        ValueError: If the machine has fewer.
+        ValueError: If the machine has fewer, or TensorFlow has begun with others.
     """
     gpus = tf.config.get_visible_devices("GPU")
-    if count < 0:
+    if gpus and count:  # a session before may have hidden some
+        gpus = tf.config.list_physical_devices("GPU")
+    kind = "GPU" if gpus else "CPU"
+    if count < 0 or (gpus and count > len(gpus)):
         raise ValueError(
-            "`num_devices` must be at least 0, where 0 takes every GPU, or else the "
-            f"CPU as one. Received: num_devices={count}"
+            "`num_devices` must be at least 0, and no more than there are GPUs, here "
+            f"{len(gpus)}; without one, it divides the CPU. "
+            f"Received: num_devices={count}"
         )
-    if gpus:
-        if count > len(gpus):
-            raise ValueError(
-                f"this machine has {len(gpus)} GPUs. Received: num_devices={count}"
-            )
-        count = count or len(gpus)
-        if count < len(gpus):
-            tf.config.set_visible_devices(gpus[:count], "GPU")
-        return [f"GPU:{number}" for number in range(count)]
-    if count > 1 and not alone:
+    if kind == "CPU" and count > 1 and not alone:
         raise ValueError(
             "among several workers the CPU of each is one device. "
             f"Received: num_devices={count}"
         )
-    if count > 1:
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        logical = [tf.config.LogicalDeviceConfiguration() for _ in range(count)]
-        try:
-            tf.config.set_logical_device_configuration(cpu, logical)
-        except RuntimeError as error:
-            if len(tf.config.list_logical_devices("CPU")) < count:
-                raise ValueError(
-                    "the CPU can only be divided before TensorFlow computes anything. "
-                    f"Received: num_devices={count}"
-                ) from error
-    return [f"CPU:{number}" for number in range(max(1, count))]
+    count = count or len(gpus) or 1
+    try:
+        if gpus:
+            tf.config.set_visible_devices(gpus[:count], kind)
+        elif count > 1:
+            tf.config.set_logical_device_configuration(
+                tf.config.list_physical_devices(kind)[0],
+                [tf.config.LogicalDeviceConfiguration() for _ in range(count)],
+            )
+    except RuntimeError as error:
+        if len(tf.config.list_logical_devices(kind)) < count:
+            raise ValueError(
+                "devices can only be chosen before TensorFlow computes anything. "
+                f"Received: num_devices={count}"
+            ) from error
+    return [f"{kind}:{number}" for number in range(count)]

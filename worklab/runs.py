@@ -83,6 +83,21 @@ def load_network_class(name: str) -> type[Network]:
     )
 
 
+def open_session(options: Any) -> Session:
+    """Return the session of a launcher's run; all workers must have the same options.
+
+    Raises:
+        RuntimeError: If a worker was started with other options, lists, weights or
+            source of the network than the chief.
+        ValueError: If an option is out of range.
+    """
+    session = Session(options.run, options.session)
+    if session.devices.num_workers > 1:
+        # Before any variable is made, as that is already done by all together.
+        _check_same(session, options)
+    return session
+
+
 def write_run(
     session: Session,
     options: Any,
@@ -94,7 +109,7 @@ def write_run(
 
     On a restart, options that differ from those of the last start are logged, and
     those that make it another run are refused. Of several workers only the chief
-    writes; all must have the same options.
+    writes.
 
     Args:
         session: Of the run.
@@ -104,11 +119,9 @@ def write_run(
         report: What was loaded at the start; None on a restart or from scratch.
 
     Raises:
-        RuntimeError: If a worker was started with other options than the chief.
         ValueError: If the folder has a run of another network or other images.
     """
     run, plain = session.run, options_to_json(options)
-    _check_same_options(session, plain)
     if not session.is_chief:
         return
     run.mkdir(parents=True, exist_ok=True)
@@ -201,9 +214,9 @@ def read_run(run: Path, *, data_folder: Path | None = None) -> RunSetup:
             f"`{run}` is not the folder of a run: a launcher that trains writes "
             f"`run.json` there. Received: {error}"
         ) from error
-    # A test ends by itself, and has the machine's cores and devices.
+    # A test ends by itself, with every core and one device, whatever its batch.
     session = dataclasses.replace(
-        setup.session, time_limit=None, num_threads=0, num_devices=0
+        setup.session, time_limit=None, num_threads=0, num_devices=1
     )
     setup = dataclasses.replace(setup, session=session)
     if data_folder is not None:
@@ -430,14 +443,24 @@ def digest_file(path: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
-def _check_same_options(session: Session, options: Mapping[str, Any]) -> None:
-    _, of_chief = session.devices.from_chief(lambda: ({}, options))
-    lines = _differences(of_chief, options)
+def _check_same(session: Session, options: Any) -> None:
+    source = inspect.getsourcefile(load_network_class(options.network))
+    files = {
+        "train": options.data.folder / options.data.train,
+        "valid": options.data.folder / options.data.valid,
+        "pretrained": options.pretrained,
+        "network": source and Path(source),
+    }
+    own = {
+        "content of": {name: path and digest_file(path) for name, path in files.items()}
+    } | options_to_json(options)
+    _, of_chief = session.devices.from_chief(lambda: ({}, own))
+    lines = _differences(of_chief, own)
     if session.devices.any(bool(lines)):
         found = "; ".join(lines) or "the same here, others on another worker"
         raise RuntimeError(
-            "all workers must be started with the options of the chief. "
-            f"Received: on worker {session.devices.worker} {found}"
+            "all workers must be started with the options, lists and files of the "
+            f"chief. Received: on worker {session.devices.worker} {found}"
         )
 
 

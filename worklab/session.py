@@ -74,6 +74,7 @@ class Session:
         alone: bool = False,
     ) -> None:
         runtime.configure(options)
+        self._signals = StopSignals(options.time_limit)  # waiting for workers counts
         self.devices = Devices(options, alone=alone)
         self.run = Path(run)
         self.options = options
@@ -95,7 +96,6 @@ class Session:
         self._saved_step: int | None = None
         self._saved_best_step: int | None = None
         self._lock: RunLock | None = None
-        self._signals = StopSignals(options.time_limit)
         self._background = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: Future[Path] | None = None
         self._scope = contextlib.ExitStack()

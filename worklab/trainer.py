@@ -104,16 +104,16 @@ class Trainer:
         self.options = options
         with self.devices.strategy.scope():
             self.optimizer = make_optimizer(optimizer, network)
-        _check_memory(session.options.gpu_megabytes, network, self.optimizer)
+        if _sees_gpu():
+            _check_memory(session.options.gpu_megabytes, network, self.optimizer)
         self._averages = averages(self.optimizer, network)
-        others = [v for v in network.variables.values() if not v.trainable]
-        self._statistics = [v for v in others if v.dtype.startswith("float")]
-        self._generators = [v for v in others if v.path.endswith(_GENERATOR)]
+        self._statistics, self._generators = _changing(network)
         self._sums: dict[str, float] = {}
         self._skipped: set[int] = set()
         self._started_steps: collections.deque[_Step] = collections.deque()
         self._batches: Iterator[Batch] = iter(())
         self._next_step = -1
+        self._learning: list[Any] = []
         self._step_function: Any = None
         self._clock = Clock()
         self._cache: FeatureCache | None = None
@@ -232,12 +232,18 @@ class Trainer:
         momentums = [layer.momentum for layer in layers]
         for layer in layers:
             layer.momentum = 0.0  # a batch's own statistics become the moving ones
-        forward = tf.function(lambda batch: self.network(batch, training=True))
         statistics = [v for layer in layers for v in layer.non_trainable_variables]
+
+        def forward(batch: Mapping[str, tf.Tensor]) -> None:
+            self.network(batch, training=True)
+            self.devices.average(statistics)
+
+        forward_function = self.devices.function(forward, None)
         sums = [np.zeros(v.shape, np.float64) for v in statistics]
         for number in range(num_batches):
             self.session.raise_if_stopped()
-            forward(self.reader.train_batch(number))
+            batch = self.reader.train_batch(number, self.devices.share)
+            forward_function(self.devices.split(batch))
             for total, variable in zip(sums, statistics, strict=True):
                 total += variable.value.numpy()
         for total, variable in zip(sums, statistics, strict=True):
@@ -302,7 +308,6 @@ class Trainer:
         Returns:
             Scalars, and the loss of each image of the whole batch; the same on all.
         """
-        variables = self.network.model.trainable_variables
         total_weight = self.devices.sum(tf.reduce_sum(batch["weights"]))
         with self.devices.own_randomness(self._generators):
             gradients, sums, losses = sum_over_parts(
@@ -314,7 +319,7 @@ class Trainer:
         gradients, sums, losses = self.devices.sum((gradients, sums, losses))
         self.devices.average(self._statistics)
         self.optimizer.learning_rate.assign(learning_rate)
-        self.optimizer.apply(gradients, variables)  # multiplies by each lr_mult
+        self.optimizer.apply(gradients, self._learning)  # multiplies by each lr_mult
         scalars = {name: value / total_weight for name, value in sums.items()}
         return scalars | {"gradient_norm": tf.linalg.global_norm(gradients)}, losses
 
@@ -329,12 +334,10 @@ class Trainer:
             losses = network.losses(batch, logits, training=True)
             loss = tf.reduce_sum(losses * weights) / total_weight
         gradients = tape.gradient(loss, variables)
-        # Sums want all of them; alone, Keras warns of None.
-        if self.options.micro_batches > 1 or self.devices.num_replicas > 1:
-            gradients = [
-                tf.zeros_like(variable.value) if gradient is None else gradient
-                for gradient, variable in zip(gradients, variables, strict=True)
-            ]
+        pairs = zip(variables, gradients, strict=True)
+        # The loss may not depend on all; then they stay as they are.
+        self._learning = [v for v, gradient in pairs if gradient is not None]
+        gradients = [gradient for gradient in gradients if gradient is not None]
         values = {"loss": losses} | network.scores(batch, logits)
         return (
             gradients,
@@ -427,6 +430,26 @@ def _check_range(images: np.ndarray) -> None:
         )
 
 
+def _changing(network: Network) -> tuple[list[Any], list[Any]]:
+    """Return what changes in a step beside the weights.
+
+    Returns:
+        Moving statistics of layers that are not frozen, and states of generators.
+    """
+    statistics, generators = [], []
+    for name, variable in network.variables.items():
+        layer = network.keras_layer(network.split(name)[0])
+        if variable.path.endswith(_GENERATOR):
+            generators.append(variable)
+        elif (
+            layer.trainable
+            and not variable.trainable
+            and variable.dtype.startswith("float")
+        ):
+            statistics.append(variable)
+    return statistics, generators
+
+
 def _check_scope(devices: Devices, network: Network) -> None:
     """Check that each device has a copy of the network.
 
@@ -443,6 +466,10 @@ def _check_scope(devices: Devices, network: Network) -> None:
             f"its copy. Received: {type(network).__name__} made outside, for "
             f"{devices.num_replicas} devices"
         )
+
+
+def _sees_gpu() -> bool:
+    return bool(tf.config.get_visible_devices("GPU"))
 
 
 def _check_memory(megabytes: int | None, network: Network, optimizer: Any) -> None:
