@@ -61,12 +61,15 @@ def test_public_classes_are_documented():
 
 
 def test_public_names_are_those_listed():
+    assert all(isinstance(getattr(worklab, name), type) for name in worklab.__all__)
     public = {
         name
         for name, value in vars(worklab).items()
         if not name.startswith("_") and isinstance(value, type)
     }
-    assert public == set(worklab.__all__)
+    assert public <= set(worklab.__all__)
+    with pytest.raises(AttributeError, match="`worklab` has no attribute `Trainers`"):
+        _ = worklab.Trainers
 
 
 @pytest.mark.parametrize("block", BLOCKS)

@@ -4,11 +4,11 @@ import contextlib
 import glob
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
 from safetensors import SafetensorError
 
 
@@ -21,12 +21,20 @@ def writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, SafetensorError, tf.errors.OpError) as error:
+    except Exception as error:
+        if not isinstance(error, (OSError, SafetensorError, *_tensorflow_errors())):
+            raise
         raise OSError(
             f"`{path}` could not be written; the checkpoints are intact. Make room or "
             "give write access, then start the same command again. "
             f"Received: {' '.join(str(error).split())}"
         ) from error
+
+
+def _tensorflow_errors() -> tuple[type[Exception], ...]:
+    # Only where it is imported anyway: it takes three seconds.
+    tensorflow = sys.modules.get("tensorflow")
+    return () if tensorflow is None else (tensorflow.errors.OpError,)
 
 
 def write_atomically(path: Path, write: Callable[[Any], Any]) -> None:
