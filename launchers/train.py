@@ -13,7 +13,6 @@ from typing import Any
 
 from worklab import Trainer, Writer, cli
 from worklab.console import make_console, show_skipped
-from worklab.lists import find_class_names
 from worklab.options import (
     AugmentOptions,
     DataOptions,
@@ -30,6 +29,7 @@ from worklab.runs import (
     make_network,
     make_reader,
     open_session,
+    pin_class_names,
     resolve,
     skipped_images,
     write_result,
@@ -88,7 +88,7 @@ def main(options: Options) -> dict[str, Any]:
         session,
         Writer(options.run if session.is_chief else None, console=console) as writer,
     ):
-        class_names = find_class_names(options.data.folder / options.data.train)
+        class_names = pin_class_names(options.data)
         reader = make_reader("train", class_names, options)
         network = make_network(reader, options)
         trainer = Trainer(

@@ -15,7 +15,6 @@ from rich.console import Console
 
 from worklab import Tester, Trainer, Writer, cli
 from worklab.console import make_console, show_places, show_skipped, show_statistics
-from worklab.lists import find_class_names
 from worklab.options import (
     AugmentOptions,
     DataOptions,
@@ -33,6 +32,7 @@ from worklab.runs import (
     make_network,
     make_reader,
     open_session,
+    pin_class_names,
     read_result,
     resolve,
     skipped_images,
@@ -89,7 +89,7 @@ def main(options: Options) -> dict[str, Any]:
         session,
         Writer(options.run if session.is_chief else None, console=console) as writer,
     ):
-        class_names = find_class_names(options.data.folder / options.data.train)
+        class_names = pin_class_names(options.data)
         train_reader = make_reader("train", class_names, options)
         valid_reader = make_reader("valid", class_names, options)
         test_reader = make_reader("test", class_names, options)

@@ -28,7 +28,10 @@ MODULES = [
     for module in pkgutil.walk_packages(worklab.__path__, "worklab.")
     if not module.name.endswith("__main__")
 ]
-TOOLS = ("check", "digest", "export", "flops", "inspect", "lists", "show", "stats")
+TOOLS = (
+    *("check", "digest", "export", "flops", "imagenet"),
+    *("inspect", "lists", "pack", "show", "stats"),
+)
 BLOCKS = [
     pytest.param(block, id=f"{page.stem}-{number}")
     for page in PAGES

@@ -13,10 +13,14 @@ from worklab import cli, data_tools, exporting, inspecting
 from worklab.checkpoints import digest as digest_of
 from worklab.checkpoints import load_checkpoint, newest_checkpoint
 from worklab.counting import count_work
+from worklab.imagenet import make_imagenet_list
 from worklab.list_making import SPLIT_FRACTIONS, make_lists
 from worklab.lists import read_class_names, read_list
 from worklab.network import Network
 from worklab.options import RestoreOptions
+from worklab.packed_files import Format
+from worklab.packing import PackOptions
+from worklab.packing import pack as pack_images
 from worklab.pretrained import open_weights
 from worklab.runs import load_network_class, make_run_network, read_run
 
@@ -53,6 +57,76 @@ def lists(
         count = len(read_list(path, names))
         console.print(f"{path}: {count} images", highlight=False)
     console.print(f"{folder / 'classes.json'}: {len(names)} classes", highlight=False)
+
+
+def pack(
+    source: tyro.conf.Positional[Path],
+    /,
+    out: Path,
+    to: Format = "tfrecord",
+    shards: int = 1,
+    shorter_side: int | None = None,
+    quality: int = 95,
+    first_label: Literal[0, 1] = 0,
+    labels_offset: int = 0,
+) -> None:
+    """Pack the images of a list into few large files, which read and copy fast.
+
+    Files are named `train-00000-of-00008.tfrecord`; `--data.train train@8` reads them.
+    Each is read back before it appears. The same command goes on where it was stopped.
+
+    Args:
+        source: A list, a folder of classes, or files of any format that can be read.
+        out: Folder of the files and of `classes.json`.
+        to: Format; tfrecord and arrayrecord hold `tf.train.Example`s of tf-slim's keys.
+        shards: Number of files; some 100 MB each are handy.
+        shorter_side: Pixels to which larger images are scaled down; None: the bytes
+            of the image files are kept.
+        quality: Of the JPEGs that scaled images become, 1..100.
+        first_label: Number of the first class; 1 as in tf-slim's ImageNet.
+        labels_offset: Taken from the source's labels where they are numbers.
+    """
+    options = PackOptions(to, shards, shorter_side, quality, first_label)
+    console = Console(soft_wrap=True)
+    paths = pack_images(
+        source, out, options, labels_offset=labels_offset, console=console
+    )
+    size = sum(path.stat().st_size for path in paths)
+    console.print(
+        f"{out}: {len(paths)} files, {size / 1e6:,.1f} MB, {paths[0].name} and so on",
+        highlight=False,
+    )
+
+
+def imagenet(
+    images: tyro.conf.Positional[Path],
+    /,
+    synsets: Path,
+    words: Path | None = None,
+    boxes: Path | None = None,
+    validation_labels: Path | None = None,
+) -> None:
+    """Make a list of ImageNet as it is handed out, with words and boxes, to be packed.
+
+    `imagenet/train` becomes `imagenet/train.json`; pack that with `--first-label 1`
+    to have what tf-slim's scripts make.
+
+    Args:
+        images: Folder of synset folders, or of validation images.
+        synsets: A synset on each line, imagenet_lsvrc_2015_synsets.txt.
+        words: A synset and its words on each line, imagenet_metadata.txt.
+        boxes: Folder of the annotations, XML files.
+        validation_labels: The synset of each image, sorted by name, on a line,
+            imagenet_2012_validation_synset_labels.txt.
+    """
+    path = make_imagenet_list(
+        images,
+        synsets=synsets,
+        words=words,
+        boxes=boxes,
+        validation_labels=validation_labels,
+    )
+    print(f"{path}: pack it with `python -m worklab pack {path} --first-label 1`")
 
 
 def digest(path: tyro.conf.Positional[Path], /) -> None:
@@ -228,7 +302,9 @@ def main(arguments: list[str] | None = None) -> None:
         "digest": digest,
         "export": export,
         "flops": flops,
+        "imagenet": imagenet,
         "lists": lists,
+        "pack": pack,
     }
     cli.run_commands(commands, arguments)
 

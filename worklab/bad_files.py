@@ -31,11 +31,15 @@ class BadFiles:
         return index in self._reasons
 
     @property
+    def by_index(self) -> Mapping[int, str]:
+        """Why each record could not be read, by its number."""
+        with self._lock:
+            return dict(sorted(self._reasons.items()))
+
+    @property
     def reasons(self) -> Mapping[str, str]:
         """Why each record could not be read, by its name, in the list's order."""
-        with self._lock:
-            reasons = sorted(self._reasons.items())
-        return {self._name(index): reason for index, reason in reasons}
+        return {self._name(index): reason for index, reason in self.by_index.items()}
 
     def add(self, index: int, error: Exception) -> None:
         """Note a record as bad, and log it the first time.

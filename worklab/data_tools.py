@@ -20,10 +20,9 @@ from worklab.console import Track, show_skipped
 from worklab.files import write_atomically, write_json
 from worklab.image_statistics import image_statistics
 from worklab.list_mending import mend_lists
-from worklab.lists import find_class_names
 from worklab.options import AugmentOptions, CheckOptions, ReaderOptions
 from worklab.reader import Reader
-from worklab.readers import JsonListReader
+from worklab.readers import find_class_names, open_reader
 from worklab.runs import skipped_images
 from worklab.showing import make_page, make_strips, take_samples
 from worklab.writer import Writer
@@ -280,7 +279,7 @@ def _open(
 ) -> Reader:
     # Each image is read once or few times.
     options = dataclasses.replace(options, cache_megabytes=0)
-    return JsonListReader(
+    return open_reader(
         path,
         find_class_names(path),
         options=options,

@@ -46,10 +46,34 @@ def write_atomically(path: Path, write: Callable[[Any], Any]) -> None:
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*"):
-            if not _is_alive(int(leftover.suffix[1:])):
-                leftover.unlink(missing_ok=True)
+        delete_leftovers(path)
         _write_beside(path, path.with_name(f".{path.name}.{os.getpid()}"), write)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path`, which becomes `path` where nothing fails.
+
+    Args:
+        path: The place of the file; its folder is there. A file that is there already
+            is replaced by the whole new one, and untouched by a failure.
+    """
+    delete_leftovers(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def delete_leftovers(path: Path) -> None:
+    """Delete temporary files of `path` whose writers were killed."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*"):
+        if leftover.suffix[1:].isdigit() and not _is_alive(int(leftover.suffix[1:])):
+            leftover.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -95,7 +95,7 @@ def _find_splits(folder: Path, suffixes: tuple[str, ...]) -> dict[str, _Classes]
         )
     train = folder / "train"
     if not train.is_dir() or not any(path.is_dir() for path in _visible(train)):
-        return {"train": _find_classes(folder, suffixes)}
+        return {"train": find_classes(folder, suffixes)}
     _refuse_loose_images(folder, suffixes)
     splits = {}
     for split, names in _SPLIT_FOLDERS.items():
@@ -106,11 +106,22 @@ def _find_splits(folder: Path, suffixes: tuple[str, ...]) -> dict[str, _Classes]
                 f"Received: {', '.join(ready)}"
             )
         if ready:
-            splits[split] = _find_classes(folder / ready[0], suffixes)
+            splits[split] = find_classes(folder / ready[0], suffixes)
     return splits
 
 
-def _find_classes(folder: Path, suffixes: tuple[str, ...]) -> _Classes:
+def find_classes(
+    folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES
+) -> dict[str, list[Path]]:
+    """Return the images in each class folder of a folder, sorted.
+
+    Args:
+        folder: Holds a folder for each class. Hidden ones are skipped.
+        suffixes: File name endings of images, in lower case.
+
+    Raises:
+        ValueError: If there is no class folder, an empty one, or an image beside them.
+    """
     _refuse_loose_images(folder, suffixes)
     folders = [path for path in _visible(folder) if path.is_dir()]
     classes = {path.name: _images(path, suffixes) for path in folders}

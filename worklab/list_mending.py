@@ -1,12 +1,16 @@
 """Lists written anew without the entries that a check found to be errors."""
 
+import csv
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable, Container
 from pathlib import Path
+from typing import TextIO
 
 from worklab.checking import CheckResult, Finding
-from worklab.files import write_json
+from worklab.files import write_atomically, write_json
+from worklab.lists import TABLES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,27 +44,49 @@ def mend_lists(result: CheckResult) -> list[MendedList]:
     Raises:
         ValueError: If nothing would be left of a list; then none is changed.
     """
-    contents, mended = {}, []
+    writes, mended = {}, []
     for split, path in result.lists.items():
         removed = [f for f in result.errors if f.split == split and f.entry]
         if not removed:
             continue
-        numbers = {finding.entry for finding in removed}
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-        entries = content.items() if isinstance(content, dict) else content
-        kept = [each for n, each in enumerate(entries, start=1) if n not in numbers]
-        if not kept:
+        numbers = {finding.entry for finding in removed if finding.entry}
+        num_kept, writes[path] = _without(path, numbers)
+        if not num_kept:
             raise ValueError(
                 f"nothing would be left of `{path}`: each entry has an error. Mend "
                 "the files, or what is wrong with the list as a whole; no list was "
-                f"changed. Received: {len(content)} entries"
+                f"changed. Received: {len(numbers)} entries"
             )
-        contents[path] = dict(kept) if isinstance(content, dict) else kept
         mended.append(MendedList(path, _unused(path), removed))
     for each in mended:
         shutil.copy2(each.path, each.backup)
-        write_json(each.path, contents[each.path])
+        writes[each.path]()
     return mended
+
+
+def _without(path: Path, numbers: Container[int]) -> tuple[int, Callable[[], None]]:
+    """Return how many entries are left without some, and what writes these."""
+    if path.suffix.lower() in TABLES:
+        return _table_without(path, numbers)
+    content = json.loads(path.read_text(encoding="utf-8-sig"))
+    entries = content.items() if isinstance(content, dict) else content
+    kept = [each for n, each in enumerate(entries, start=1) if n not in numbers]
+    changed = dict(kept) if isinstance(content, dict) else kept
+    return len(kept), lambda: write_json(path, changed)
+
+
+def _table_without(
+    path: Path, numbers: Container[int]
+) -> tuple[int, Callable[[], None]]:
+    delimiter = TABLES[path.suffix.lower()]
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        names, *rows = (row for row in csv.reader(file, delimiter=delimiter) if row)
+    kept = [row for n, row in enumerate(rows, start=1) if n not in numbers]
+
+    def write(file: TextIO) -> None:
+        csv.writer(file, delimiter=delimiter).writerows([names, *kept])
+
+    return len(kept), lambda: write_atomically(path, write)
 
 
 def _unused(path: Path) -> Path:

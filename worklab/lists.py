@@ -1,11 +1,15 @@
-"""JSON lists of labelled images: read them, and pin their classes.
+"""Lists of labelled images, JSON or CSV: read them, and pin their classes.
 
-A list is `{"1.png": label, ...}` or `[{"image": "1.png", "label": label, ...}, ...]`.
-A label is a class index (a number) or a class name (a string, also if it is "3").
+A JSON list is `{"1.png": label, ...}` or `[{"image": "1.png", "label": label, ...},
+...]`. A label is a class index (a number) or a class name (a string, also if it is
+"3"). A CSV list has a first line that names its columns, among them `image` and
+`label`; its labels are class indices where all of them are whole numbers.
 """
 
+import csv
 import difflib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +18,10 @@ from typing import Any
 from worklab.files import write_json
 
 CLASSES_FILE = "classes.json"
+TABLES = {".csv": ",", ".tsv": "\t"}
+"""What stands between the columns of a table, by its suffix."""
+
+_SUFFIXES = (".json", *TABLES)
 
 _HOW_TO_MAKE = "make lists of a folder of classes: `python -m worklab lists FOLDER`"
 _FORMS = '`{"1.png": label, ...}` or `[{"image": "1.png", "label": label}, ...]`'
@@ -90,7 +98,7 @@ def read_list(list_path: Path, class_names: Sequence[str]) -> list[Record]:
     The order of the list is kept, and the images are not opened.
 
     Args:
-        list_path: The JSON list.
+        list_path: The list, JSON or CSV.
         class_names: Names of all classes in the order of the labels, the same for
             every split: those of `find_class_names` or `read_class_names`.
 
@@ -100,20 +108,67 @@ def read_list(list_path: Path, class_names: Sequence[str]) -> list[Record]:
     names = _checked_names(class_names, "`class_names`")
     indices = {name: index for index, name in enumerate(names)}
     return [
-        Record(path, _class_index(label, indices, where), fields)
+        Record(path, class_index(label, indices, where), fields)
         for where, path, label, fields in _read_entries(list_path)
     ]
 
 
-def _load_json(path: Path) -> Any:
+def _load_table(path: Path) -> list[dict[str, Any]]:
+    _refuse_missing(path)
+    delimiter = TABLES[path.suffix.lower()]
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+            rows, columns = list(reader), list(reader.fieldnames or [])
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(
+            f"`{path}` is not a CSV file in UTF-8 ({error}). Save it as one. "
+            f"Received: {path}"
+        ) from error
+    if not {"image", "label"} <= set(columns) or len(set(columns)) < len(columns):
+        raise ValueError(
+            f"`{path}` must name its columns in the first line, each once, among them "
+            f"`image` and `label`. Received: {columns!r:.80}"
+        )
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values():
+            raise ValueError(
+                f"`{path}`, entry {number} ({row['image']!r}), has another number of "
+                f"columns than the first line. Mend it. Received: {row!r:.80}"
+            )
+    numbers = all(re.fullmatch(r"\d+", row["label"].strip()) for row in rows)
+    return [
+        {name: _cell(text) for name, text in row.items()}
+        | {"image": row["image"]}
+        | {"label": int(row["label"]) if numbers else row["label"]}
+        for row in rows
+    ]
+
+
+def _cell(text: str) -> Any:
+    # A number or a list of numbers, as JSON has them; anything else is text.
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, int | float | list) else text
+
+
+def _refuse_missing(path: Path) -> None:
     if not path.is_file():
         folder = path if path.is_dir() else path.parent
-        found = sorted(entry.name for entry in folder.glob("*.json"))
+        found = sorted(
+            entry.name for entry in folder.glob("*") if entry.suffix in _SUFFIXES
+        )
         raise FileNotFoundError(
-            f"There is no file `{path}`. JSON files in `{folder}`: "
+            f"There is no file `{path}`. Lists in `{folder}`: "
             f"{', '.join(found) or 'none'}. Give one of them, or {_HOW_TO_MAKE}. "
             f"Received: {path}"
         )
+
+
+def _load_json(path: Path) -> Any:
+    _refuse_missing(path)
 
     def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -160,7 +215,8 @@ def raw_entries(list_path: Path) -> list[Any]:
     Raises:
         ValueError: If the file is not a list of anything; entries are not checked.
     """
-    content = _load_json(list_path)
+    is_table = list_path.suffix.lower() in TABLES
+    content = _load_table(list_path) if is_table else _load_json(list_path)
     if not isinstance(content, dict | list) or not content:
         raise ValueError(
             f"`{list_path}` is empty or not a list of images. Write {_FORMS}, or "
@@ -186,7 +242,7 @@ def checked_record(
         ValueError: If it has no path, or no label of a known class.
     """
     where, path, label, fields = _checked_entry(list_path, number, entry)
-    return Record(path, _class_index(label, indices, where), fields)
+    return Record(path, class_index(label, indices, where), fields)
 
 
 def _read_entries(list_path: Path) -> Iterator[_Entry]:
@@ -211,7 +267,17 @@ def _checked_entry(list_path: Path, number: int, entry: Any) -> _Entry:
     return where, path, label, fields
 
 
-def _class_index(label: int | str, indices: Mapping[str, int], where: str) -> int:
+def class_index(label: int | str, indices: Mapping[str, int], where: str) -> int:
+    """Return the index of a class that is given by its index or its name.
+
+    Args:
+        label: Either of the two.
+        indices: Of all names.
+        where: Where the label stands, as the beginning of an error.
+
+    Raises:
+        ValueError: If there is no such class; the nearest is suggested.
+    """
     if isinstance(label, int) and 0 <= label < len(indices):
         return label
     if isinstance(label, str) and label in indices:

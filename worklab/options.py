@@ -73,18 +73,24 @@ _ClassWeights = Annotated[
 
 @dataclasses.dataclass(frozen=True)
 class DataOptions:
-    """Where the images and their labels are."""
+    """Where the images and their labels are.
+
+    Each split is a list (JSON, CSV), a folder of classes, or a file of TFRecord, HDF5,
+    ArrayRecord, tar, NumPy or idx; `train@8` and `train-*` stand for several files.
+    """
 
     folder: Path = Path("data/digits")
-    """Folder of the lists; paths in a list are relative to it."""
+    """Folder of the splits; paths in a list are relative to it."""
     train: str = "train.json"
-    """List to train on; the class names are pinned from it."""
+    """What to train on; the class names are pinned from it."""
     mix: _Rates = dataclasses.field(default_factory=dict)
-    """Further lists to train on, each with its share of images: `more.json 0.25`."""
+    """Further sources to train on, each with its share of images: `more.json 0.25`."""
     valid: str = "valid.json"
-    """List that decides about learning rate and stopping."""
+    """What decides about learning rate and stopping."""
     test: str = "test.json"
-    """List that is read once, at the end."""
+    """What is read once, at the end."""
+    labels_offset: int = 0
+    """Taken from labels that are numbers; 1 leaves out tf-slim's background class."""
     on_bad_file: Literal["stop", "skip"] = "stop"
     """At an image that cannot be read; more than 1 % of such stop the run anyway."""
 
@@ -113,6 +119,8 @@ class ReaderOptions:
     """Images per batch when testing; changes speed and memory, never a result."""
     num_threads: int | None = None
     """Threads that prepare batches; 0: between steps, None: from a record's cost."""
+    num_processes: int = 0
+    """Processes that prepare batches in place of threads, where Python is the limit."""
     cache_megabytes: int = 1024
     """Decoded images that each list keeps in memory, at most; 0: none."""
     max_megapixels: float = 100.0

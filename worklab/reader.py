@@ -9,6 +9,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import grain
@@ -20,6 +21,7 @@ from worklab.bad_files import BadFiles
 from worklab.images import decode_image, warp
 from worklab.mixing import draw_mix, mix_images, mix_rows, partners
 from worklab.options import AugmentOptions, ReaderOptions, with_test_form
+from worklab.processes import Processes
 
 Batch = Mapping[str, np.ndarray]
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -98,6 +100,9 @@ class Reader(abc.ABC):
             the split.
     """
 
+    path: Path | None = None
+    """Where the records are from, for the record of a run; None: nowhere in a file."""
+
     def __init__(
         self,
         labels: Sequence[int] | np.ndarray,
@@ -134,11 +139,26 @@ class Reader(abc.ABC):
             sampling.weights_of_classes(
                 options.class_weights, self.labels, self.class_names
             )
+        self._cache_room = options.cache_megabytes * 2**20
+        self._start_process()
+
+    def _start_process(self) -> None:
+        # What a process has for itself, and does not pickle for another one.
         self._bad = BadFiles(len(self.labels), self.name)
         self._order = functools.lru_cache(maxsize=2)(self._shuffle)
         self._cache: dict[int, np.ndarray] = {}
-        self._cache_room = options.cache_megabytes * 2**20
         self._cache_lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs to read the same batches."""
+        own = ("_bad", "_order", "_cache", "_cache_lock", "_processes")
+        return {name: value for name, value in vars(self).items() if name not in own}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Take the state of a Reader in another process."""
+        vars(self).update(state)
+        self._cache_room //= max(1, self.options.num_processes)
+        self._start_process()
 
     @abc.abstractmethod
     def _load(self, index: int) -> np.ndarray:
@@ -345,28 +365,50 @@ class Reader(abc.ABC):
 
     def train_batches(self, start_step: int, share: Share = WHOLE) -> Iterator[Batch]:
         """Return the endless training batches from `start_step` on."""
-        read = functools.partial(self.train_batch, share=share)
-        return iter(self._prefetched(read, start_step, sys.maxsize))
+        return self._prefetched("train_batch", share, start_step, sys.maxsize)
 
     def test_batches(self, share: Share = WHOLE) -> Iterator[Batch]:
         """Return one pass over all records, in their order."""
         num_batches = -(-len(self) // self.options.test_batch_size)
-        read = functools.partial(self.test_batch, share=share)
-        return iter(self._prefetched(read, 0, num_batches))
+        return self._prefetched("test_batch", share, 0, num_batches)
 
     def _prefetched(
-        self, read: Callable[[int], Batch], start: int, stop: int
-    ) -> grain.IterDataset:
+        self, method: str, share: Share, start: int, stop: int
+    ) -> Iterator[Batch]:
+        if self.options.num_processes:
+            return self._from_processes(method, share, start, stop)
         threads = self.options.num_threads
         if threads is None:
             threads = self._suitable_threads
-        return (
+        return iter(
             grain.MapDataset.range(start, stop)
-            .map(read)
+            .map(functools.partial(getattr(self, method), share=share))
             .to_iter_dataset(
                 grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
             )
         )
+
+    def _from_processes(
+        self, method: str, share: Share, start: int, stop: int
+    ) -> Iterator[Batch]:
+        calls = self._processes.call(
+            "_batch_and_bad", range(start, stop), method=method, share=share
+        )
+        for batch, reasons in calls:
+            for index, reason in reasons.items():
+                self._bad.add(index, ValueError(reason))
+            yield batch
+
+    def _batch_and_bad(
+        self, number: int, method: str, share: Share
+    ) -> tuple[Batch, Mapping[int, str]]:
+        """In a process: return a batch, and why which records could not be read."""
+        return getattr(self, method)(number, share), self._bad.by_index
+
+    @functools.cached_property
+    def _processes(self) -> Processes:
+        """The reader's processes, which live as long as it does."""
+        return Processes(self, self.options.num_processes)
 
     @functools.cached_property
     def _suitable_threads(self) -> int:
@@ -570,6 +612,7 @@ def _check_options(options: ReaderOptions, seed: int) -> None:
         "channels": options.channels in (1, 3),
         "crop_fraction": 0 < (options.crop_fraction or 0) <= 1,
         "num_threads": (options.num_threads or 0) >= 0,
+        "num_processes": options.num_processes >= 0,
         "cache_megabytes": options.cache_megabytes >= 0,
         "max_megapixels": options.max_megapixels > 0,
         "seed": seed >= 0,

@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -33,7 +32,12 @@ from worklab.options import (
 from worklab.pretrained import ImportReport, open_weights, recognise_layout
 from worklab.pretrained.cards import FILE_MODULE
 from worklab.reader import Reader
-from worklab.readers import JsonListReader, MixedReader
+from worklab.readers import (
+    MixedReader,
+    digest_source,
+    find_class_names,
+    open_reader,
+)
 from worklab.runtime import choose_precision
 from worklab.session import Session
 from worklab.tester import TestResult
@@ -41,9 +45,6 @@ from worklab.tester import TestResult
 _logger = logging.getLogger(__name__)
 _PACKAGES = ("tensorflow", "keras", "numpy", "grain", "opencv-python-headless")
 _NETWORK_FILE = "network.py"
-
-ListReader = JsonListReader | MixedReader
-"""What `make_reader` returns."""
 
 
 def load_network_class(name: str) -> type[Network]:
@@ -102,7 +103,7 @@ def write_run(
     session: Session,
     options: Any,
     network: Network,
-    train_reader: ListReader,
+    train_reader: Reader,
     report: ImportReport | None = None,
 ) -> None:
     """Write `run.json`, `network.py`, `classes.json` and an empty `notes.md`.
@@ -115,7 +116,7 @@ def write_run(
         session: Of the run.
         options: The launcher's option dataclass.
         network: The source of its module is copied.
-        train_reader: Its class names are pinned, its list is part of the run.
+        train_reader: Its class names are pinned, its source is part of the run.
         report: What was loaded at the start; None on a restart or from scratch.
 
     Raises:
@@ -126,11 +127,12 @@ def write_run(
         return
     run.mkdir(parents=True, exist_ok=True)
     path = run / "run.json"
-    lists = {"train": train_reader.list_path, "valid": options.data.folder}
-    lists["valid"] /= options.data.valid
-    data: dict[str, Any] = {name: digest_file(path) for name, path in lists.items()}
     folder = options.data.folder
-    data["mix"] = {name: digest_file(folder / name) for name in options.data.mix}
+    sources = {"train": train_reader.path, "valid": folder / options.data.valid}
+    data: dict[str, Any] = {
+        name: path and digest_source(path) for name, path in sources.items()
+    }
+    data["mix"] = {name: digest_source(folder / name) for name in options.data.mix}
     imported = None if report is None else dataclasses.asdict(report)
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -319,11 +321,16 @@ def _compared_images(expected: Preprocessing, reader: ReaderOptions) -> str:
     )
 
 
-def make_reader(split: str, class_names: Sequence[str], setup: Setup) -> ListReader:
-    """Return a reader of the list of a split: `train`, `valid` or `test`.
+def pin_class_names(data: DataOptions) -> list[str]:
+    """Return the class names of a new run, which the train split pins for all."""
+    return find_class_names(data.folder / data.train, labels_offset=data.labels_offset)
+
+
+def make_reader(split: str, class_names: Sequence[str], setup: Setup) -> Reader:
+    """Return a reader of a split: `train`, `valid` or `test`.
 
     Raises:
-        ValueError: If the shares of further training lists leave nothing to the first.
+        ValueError: If the shares of further training images leave nothing to the first.
     """
     data = setup.data
     settings: dict[str, Any] = {
@@ -332,7 +339,16 @@ def make_reader(split: str, class_names: Sequence[str], setup: Setup) -> ListRea
         "seed": setup.session.seed,
         "on_bad_file": data.on_bad_file,
     }
-    first = JsonListReader(data.folder / getattr(data, split), class_names, **settings)
+
+    def opened(name: str) -> Reader:
+        return open_reader(
+            data.folder / name,
+            class_names,
+            labels_offset=data.labels_offset,
+            **settings,
+        )
+
+    first = opened(getattr(data, split))
     if split != "train" or not data.mix:
         return first
     rest = 1 - sum(data.mix.values())
@@ -342,9 +358,7 @@ def make_reader(split: str, class_names: Sequence[str], setup: Setup) -> ListRea
             f"all together below 1, as the rest is from `{data.train}`. "
             f"Received: mix={data.mix}"
         )
-    others = [
-        JsonListReader(data.folder / name, class_names, **settings) for name in data.mix
-    ]
+    others = [opened(name) for name in data.mix]
     return MixedReader([first, *others], [rest, *data.mix.values()], **settings)
 
 
@@ -438,11 +452,6 @@ def _load_file(path: Path) -> Any:
     return module
 
 
-def digest_file(path: Path) -> str | None:
-    """Return the SHA-256 of a file, or None where there is none."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-
-
 def _check_same(session: Session, options: Any) -> None:
     source = inspect.getsourcefile(load_network_class(options.network))
     files = {
@@ -452,7 +461,7 @@ def _check_same(session: Session, options: Any) -> None:
         "network": source and Path(source),
     }
     own = {
-        "content of": {name: path and digest_file(path) for name, path in files.items()}
+        "content of": {name: path and digest_source(path) for name, path in files.items()}
     } | options_to_json(options)
     _, of_chief = session.devices.from_chief(lambda: ({}, own))
     lines = _differences(of_chief, own)

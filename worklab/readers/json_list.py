@@ -1,24 +1,25 @@
-"""JsonListReader: image files named in a JSON list."""
+"""JsonListReader: image files named in a list, JSON or CSV."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from worklab import lists
 from worklab.lists import Record, read_list
-from worklab.reader import Reader
+from worklab.readers.files import FileReader
 
 
-class JsonListReader(Reader):
-    """Reads the image files of a JSON list; see `worklab.lists` for its two forms.
+class JsonListReader(FileReader):
+    """Reads the image files of a list; see `worklab.lists` for its forms.
 
     Args:
-        list_path: The JSON list; paths in it are relative to its folder. Records may
-            carry `features`, a list of numbers, equally long in each, and `weight`, a
-            number above 0; where some have one, that of the others is 1.
+        list_path: The list, JSON or CSV; paths in it are relative to its folder.
+            Records may carry `features`, a list of numbers, equally long in each, and
+            `weight`, a number above 0; where some have one, that of the others is 1.
         class_names: Names in label order, pinned for all splits of a run.
+        labels_offset: Must be 0; the labels of a list are those that it has.
         **settings: As for `Reader`.
 
     Raises:
@@ -36,42 +37,44 @@ class JsonListReader(Reader):
     """
 
     def __init__(
-        self, list_path: Path, class_names: Sequence[str], **settings: Any
+        self,
+        list_path: Path,
+        class_names: Sequence[str],
+        *,
+        labels_offset: int = 0,
+        **settings: Any,
     ) -> None:
-        self.list_path = Path(list_path)
-        self._folder = str(self.list_path.parent)
-        self.records = read_list(self.list_path, class_names)
+        refuse_offset(list_path, labels_offset)
+        records = read_list(Path(list_path), class_names)
         super().__init__(
-            [record.label for record in self.records],
+            Path(list_path),
+            Path(list_path).parent,
+            records,
             class_names,
-            features=_read_features(self.list_path, self.records),
-            weights=_read_weights(self.records),
+            features=_read_features(Path(list_path), records),
+            weights=_read_weights(records),
             **settings,
         )
 
-    def name(self, index: int) -> str:
-        """Return the path of record `index`, as it stands in the list."""
-        return self.records[index].path
+    @classmethod
+    def find_class_names(cls, path: Path, *, labels_offset: int = 0) -> list[str]:
+        """Return the class names that the list pins."""
+        refuse_offset(path, labels_offset)
+        return lists.find_class_names(Path(path))
 
-    def version(self, index: int) -> str:
-        """Return the path of record `index`, its size and when it was changed."""
-        status = os.stat(os.path.join(self._folder, self.records[index].path))
-        return f"{self.name(index)} {status.st_size} {status.st_mtime_ns}"
 
-    def _load(self, index: int) -> np.ndarray:
-        # Plain calls: through pathlib an image would cost 35 us more, 2 % of a photo.
-        path = os.path.join(self._folder, self.records[index].path)
-        try:
-            with open(path, "rb", buffering=0) as file:
-                data = file.read()
-        except OSError as error:
-            raise ValueError(
-                f"`{path}`, named in `{self.list_path}`, cannot be read "
-                f"({error.strerror}). Paths in a list are relative to its folder; "
-                "`python -m worklab check` names all that are missing. "
-                f"Received: {self.records[index].path!r}"
-            ) from error
-        return self._decode(data, path)
+def refuse_offset(path: Path, labels_offset: int) -> None:
+    """Refuse an offset for a source whose labels need none.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    if labels_offset:
+        raise ValueError(
+            f"`labels_offset` is for labels that are numbers in a file of records; "
+            f"`{path}` has the labels that its user wrote. Leave the offset out, or "
+            f"change the labels. Received: labels_offset={labels_offset}"
+        )
 
 
 def _read_weights(records: list[Record]) -> list[float] | None:

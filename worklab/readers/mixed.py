@@ -58,11 +58,7 @@ class MixedReader(Reader):
             weights=np.concatenate(weights) if given else None,
             **settings,
         )
-
-    @property
-    def list_path(self) -> Any:
-        """Path of the first reader's list, where it has one."""
-        return getattr(self.readers[0], "list_path", None)
+        self.path = readers[0].path
 
     def name(self, index: int) -> str:
         """Return what its reader calls record `index`."""
