@@ -27,6 +27,7 @@ from worklab.options import (
     SessionOptions,
     TrainingOptions,
 )
+from worklab.packing import PackOptions, pack
 from worklab.pretrained.cards import read_card
 from worklab.runs import make_run_network, read_run
 
@@ -176,6 +177,28 @@ def test_train_goes_on_to_a_larger_number_of_steps(common, tmp_path):
     whole = train.Options(run=tmp_path / "b", num_steps=7, **common)
     train.main(whole)
     assert digest(variables(options.run, 7)) == digest(variables(whole.run, 7))
+
+
+def test_packed_images_train_the_same_weights(common, tmp_path, tiny_folder):
+    for split in ("train", "valid", "test"):
+        pack(tiny_folder / f"{split}.json", tmp_path / "packed", PackOptions(shards=2))
+    sources = {
+        "list": common["data"],
+        "packed": DataOptions(tmp_path / "packed", "train@2", "valid-*", "test@2"),
+    }
+    digests = []
+    for name, data in sources.items():
+        processes = 2 * (name == "packed")
+        reader = dataclasses.replace(common["reader"], num_processes=processes)
+        given = common | {"data": data, "reader": reader}
+        train.main(train.Options(run=tmp_path / name, num_steps=4, **given))
+        digests.append(digest(variables(tmp_path / name, 4)))
+        testing = test_launcher.Options(run=tmp_path / name, checkpoint="latest")
+        digests.append(test_launcher.main(testing).statistics.to_json())
+    assert digests[:2] == digests[2:]
+    given["data"] = dataclasses.replace(data, train="valid-*")
+    with pytest.raises(ValueError, match="the train list is not the one"):
+        train.main(train.Options(run=tmp_path / name, **given))
 
 
 def test_test_launcher_repeats_the_numbers_of_training(patience_options, tmp_path):
