@@ -265,7 +265,7 @@ def test_command_packs_and_says_where(photos, capsys, monkeypatch):
     main(["pack", "train.json", "--out", "out", "--to", "hdf5", "--shards", "2"])
     output = capsys.readouterr().out
     assert "packing train" in output
-    assert "out: 2 files" in output
+    assert "read by `--data.folder out --data.train train@2`" in output
     assert len(opened(photos / "out" / "train@2")) == 12
 
 

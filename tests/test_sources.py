@@ -365,6 +365,13 @@ def test_shards_that_are_missing_or_double(sources, tmp_path, caplog):
     assert "1 of the 2 files of train@2" in caplog.text
 
 
+def test_folder_of_files_is_not_one_of_classes(sources, tmp_path):
+    shutil.copy(sources / "train.tar", tmp_path)
+    match = r"is no folder of class folders\. .*Received: a folder of train\.tar$"
+    with pytest.raises(ValueError, match=match):
+        find_class_names(tmp_path)
+
+
 def test_folder_of_splits_is_not_one_of_classes(sources, tmp_path):
     shutil.copytree(sources / "folder", tmp_path / "train")
     with pytest.raises(ValueError, match=r"a folder of splits, not of classes"):
@@ -788,7 +795,9 @@ def test_hdf5_that_claims_more_than_it_has(tmp_path):
     with pytest.raises(ValueError, match=r"claims more than its file can hold"):
         find_class_names(tmp_path / "a.h5")
     (tmp_path / "b.h5").write_bytes((tmp_path / "a.h5").read_bytes()[:500])
-    with pytest.raises(ValueError, match=r"b\.h5` is not a whole HDF5 file"):
+    with pytest.raises(
+        ValueError, match=r"b\.h5` cannot be read: it is no whole HDF5 file"
+    ):
         find_class_names(tmp_path / "b.h5")
 
 

@@ -92,8 +92,11 @@ def pack(
         source, out, options, labels_offset=labels_offset, console=console
     )
     size = sum(path.stat().st_size for path in paths)
+    stem = paths[0].name.partition("-00000-of-")[0]
+    offset = f" --data.labels-offset {first_label}" if first_label else ""
     console.print(
-        f"{out}: {len(paths)} files, {size / 1e6:,.1f} MB, {paths[0].name} and so on",
+        f"{size / 1e6:,.1f} MB in {out}, read by `--data.folder {out} "
+        f"--data.train {stem}@{len(paths)}{offset}`",
         highlight=False,
     )
 

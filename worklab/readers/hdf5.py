@@ -1,7 +1,8 @@
 """Hdf5Reader: images and labels that are datasets of an HDF5 file."""
 
+import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class Hdf5Reader(EncodedReader):
         self._files: dict[int, Any] = {}
         labels, starts, features, self._filenames = [], [0], [], []
         for shard in self.shards:
-            with _open(shard) as file:
+            with _reading(f"`{shard}`"), h5py.File(shard, "r") as file:
                 labels.append(_labels(shard, file).without(labels_offset))
                 starts.append(starts[-1] + len(labels[-1].values))
                 self._filenames += _texts(shard, file, "filenames")
@@ -77,7 +78,7 @@ class Hdf5Reader(EncodedReader):
         values: list[np.ndarray] = []
         names: dict[int, str] = {}
         for shard in find_shards(Path(path)):
-            with _open(shard) as file:
+            with _reading(f"`{shard}`"), h5py.File(shard, "r") as file:
                 labels = _labels(shard, file)
                 values.append(labels.values)
                 names |= labels.names
@@ -127,16 +128,11 @@ class Hdf5Reader(EncodedReader):
 
     def _value(self, index: int) -> np.ndarray:
         shard, number = self._place(index)
-        try:
+        with _reading(self.where(index)):
             if shard not in self._files:
-                file = _open(self.shards[shard])
+                file = h5py.File(self.shards[shard], "r")
                 self._files[shard] = _dataset(self.shards[shard], file, "images")
             return np.asarray(self._files[shard][number])
-        except (OSError, RuntimeError) as error:
-            raise ValueError(
-                f"{self.where(index)} cannot be read. Copy or pack the file again. "
-                f"Received: {error}"
-            ) from error
 
     def _place(self, index: int) -> tuple[int, int]:
         shard = int(np.searchsorted(self._starts, index, "right")) - 1
@@ -151,12 +147,13 @@ def _where(path: Path, index: int) -> str:
     return f"`{path}`, record {index},"
 
 
-def _open(path: Path) -> Any:
+@contextlib.contextmanager
+def _reading(what: str) -> Iterator[None]:
     try:
-        return h5py.File(path, "r")
-    except OSError as error:
+        yield
+    except (OSError, RuntimeError, KeyError) as error:  # as h5py likes
         raise ValueError(
-            f"`{path}` is not a whole HDF5 file. Copy or pack it again. "
+            f"{what} cannot be read: it is no whole HDF5 file. Copy or pack it again. "
             f"Received: {error}"
         ) from error
 

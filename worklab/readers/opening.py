@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from worklab.labels import find_pinned_names
+from worklab.lists import CLASSES_FILE
 from worklab.options import AugmentOptions, ReaderOptions
 from worklab.reader import Augment, Reader
 from worklab.readers.array_record import ArrayRecordReader
@@ -114,6 +115,7 @@ def recognise(path: Path) -> Any:
         ValueError: If it is nothing that can be read.
     """
     if path.is_dir():
+        _refuse_loose_files(path)
         return FolderReader
     if path.suffix.lower() in _LISTS:
         return JsonListReader  # which says what lists there are, where this is missing
@@ -134,6 +136,17 @@ def recognise(path: Path) -> Any:
         "folder of class folders, or a file of TFRecord, HDF5, ArrayRecord, tar, NumPy "
         f"(`.npz`) or idx. Received: a file that begins with {head[:8]!r}"
     )
+
+
+def _refuse_loose_files(folder: Path) -> None:
+    there = sorted(each for each in folder.iterdir() if each.name[0] != ".")
+    if there and not any(each.is_dir() for each in there):
+        names = [each.name for each in there if each.name != CLASSES_FILE]
+        raise ValueError(
+            f"`{folder}` is no folder of class folders. To read files in it give their "
+            f"names: `{folder}/NAME`, or `{folder}/train@8` for eight numbered ones. "
+            f"Received: a folder of {', '.join(names[:4])}"
+        )
 
 
 def digest_source(path: Path) -> str | None:
