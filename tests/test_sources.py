@@ -854,6 +854,12 @@ def test_npz_executes_nothing_and_takes_no_memory_for_claims(tmp_path):
     (tmp_path / "d.npz").write_bytes(b"PK\x03\x04 and nothing")
     with pytest.raises(ValueError, match=r"d\.npz` is not a whole `\.npz` file"):
         find_class_names(tmp_path / "d.npz")
+    empty = write_zip(tmp_path / "f.npz", "images.npy", b"")
+    with pytest.raises(ValueError, match=r"f\.npz` is not a whole .*images\.npy: EOF"):
+        read_npz(empty)
+    np.savez(tmp_path / "g.npz", images=zeros(0, 8, 8), labels=np.zeros(0, int))
+    with pytest.raises(ValueError, match=r"at least one record"):
+        read(tmp_path / "g.npz")
     np.savez(tmp_path / "e.npz", x=zeros(3), y=zeros(3))
     with pytest.raises(ValueError, match=r"must have the arrays.*\['x', 'y'\]$"):
         find_class_names(tmp_path / "e.npz")

@@ -59,7 +59,7 @@ class Labels:
         if self.values.dtype.kind != "i":
             return sorted(set(self.values.tolist()))
         self._refuse_out_of_range(where)
-        most = max(int(self.values.max()), *self.names, 0)
+        most = max(int(self.values.max(initial=0)), *self.names, 0)
         names = [
             self.names.get(number, "") or str(number) for number in range(most + 1)
         ]
@@ -109,10 +109,10 @@ class Labels:
     def _refuse_other_numbering(
         self, class_names: Sequence[str], indices: Mapping[str, int]
     ) -> None:
-        texts = list(self.names.values())
+        counts = collections.Counter(self.names.values())
         for number, name in self.names.items():
             pinned = indices.get(name, number)
-            if pinned != number and texts.count(name) == 1:
+            if pinned != number and counts[name] == 1:
                 raise ValueError(
                     f"the source numbers the classes in another way: it calls {number} "
                     f"what is class {pinned} here. Give the `labels_offset` that makes "

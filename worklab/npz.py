@@ -55,7 +55,7 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, size: int) -> np.nd
     where = f"`{member.filename}` in `{archive.filename}`"
     check_size(where, member.file_size, min(size, member.compress_size or size))
     with archive.open(member) as file:
-        shape, dtype = _read_header(file)
+        shape, dtype = _read_header(file, member.filename)
     claimed = dtype.itemsize
     for length in shape:
         claimed *= length
@@ -69,8 +69,11 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, size: int) -> np.nd
         return npy.read_array(file, allow_pickle=False)
 
 
-def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-    version = npy.read_magic(file)
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, _, dtype = read(file)
+def _read_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype]:
+    try:
+        first = npy.read_magic(file) == (1, 0)
+        read = npy.read_array_header_1_0 if first else npy.read_array_header_2_0
+        shape, _, dtype = read(file)
+    except ValueError as error:
+        raise zipfile.BadZipFile(f"{name}: {error}") from error
     return shape, dtype

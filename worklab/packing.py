@@ -9,7 +9,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -94,49 +94,54 @@ def pack(
         source, names, labels_offset=labels_offset, options=ReaderOptions()
     )
     _check_options(options, len(reader))
-    stem = source.name.split(".")[0].split("@")[0].rstrip("-*")
-    suffix = SUFFIXES[options.to]
+    stem = source.resolve().name.split(".")[0].split("@")[0].rstrip("-*") or "data"
     paths = [
-        output / shard_name(stem, number, options.shards, suffix)
+        output / shard_name(stem, number, options.shards, SUFFIXES[options.to])
         for number in range(options.shards)
     ]
     _begin(output, stem, names, source, options)
-    bounds = np.linspace(0, len(reader), options.shards + 1).astype(int).tolist()
-    missing = [
-        (path, range(start, stop))
-        for path, start, stop in zip(paths, bounds, bounds[1:], strict=False)
-        if not path.exists()
-    ]
     _warn_of_lost_fields(reader)
-    threads = num_threads or os.cpu_count() or 1
+    jobs = _missing(paths, len(reader))
+    stop = threading.Event()
     with _progress(console) as progress:
         task = progress.add_task(f"packing {stem}", total=len(reader))
-        done = len(reader) - sum(len(indices) for _, indices in missing)
-        progress.advance(task, done)
-        stop = threading.Event()
+        progress.advance(task, len(reader) - sum(len(indices) for _, indices in jobs))
+
+        def items(indices: Sequence[int]) -> Iterator[Item]:
+            for index in indices:
+                if stop.is_set():
+                    raise InterruptedError
+                yield _item(reader, index, options)
+                progress.advance(task)
 
         def work(path: Path, indices: Sequence[int]) -> None:
-            def items() -> Iterator[Item]:
-                for index in indices:
-                    if stop.is_set():
-                        raise InterruptedError
-                    yield _item(reader, index, options)
-                    progress.advance(task)
+            _write_shard(path, items(indices), names, options)
 
-            _write_shard(path, items(), names, options)
-
-        _run_all(missing, work, threads, stop)
+        _run_all(jobs, work, num_threads or os.cpu_count() or 1, stop)
     _check_whole(paths, stem, reader, options)
     return paths
 
 
+_Job = tuple[Path, Sequence[int]]
+
+
+def _missing(paths: Sequence[Path], num_records: int) -> list[_Job]:
+    """Return the files that are not there, and which records belong into each."""
+    bounds = np.linspace(0, num_records, len(paths) + 1).astype(int).tolist()
+    return [
+        (path, range(start, stop))
+        for path, start, stop in zip(paths, bounds, bounds[1:], strict=False)
+        if not path.exists()
+    ]
+
+
 def _run_all(
-    jobs: Sequence[tuple[Any, ...]],
-    work: Callable[..., None],
-    threads: int,
+    jobs: Sequence[_Job],
+    work: Callable[[Path, Sequence[int]], None],
+    num_threads: int,
     stop: threading.Event,
 ) -> None:
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+    with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
         futures = [pool.submit(work, *job) for job in jobs]
         try:
             for future in concurrent.futures.as_completed(futures):

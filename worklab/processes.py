@@ -42,8 +42,6 @@ class Processes:
             initializer=_start,
             initargs=(cloudpickle.dumps(target),),
         )
-        with _main_module_set_aside(), _signals_blocked():
-            self._pool.submit(int)  # starts all of them
 
     def call(
         self, method: str, numbers: Iterable[int], /, **settings: Any
@@ -61,14 +59,14 @@ class Processes:
         rest = iter(numbers)
         ahead = self._count * _AHEAD
         futures = collections.deque(
-            self._pool.submit(_call, method, number, settings)
+            self._submit(method, number, settings)
             for number in itertools.islice(rest, ahead)
         )
         try:
             while futures:
                 result = futures.popleft().result()
                 for number in itertools.islice(rest, 1):
-                    futures.append(self._pool.submit(_call, method, number, settings))
+                    futures.append(self._submit(method, number, settings))
                 yield result
         except BrokenProcessPool as error:
             raise RuntimeError(
@@ -79,6 +77,10 @@ class Processes:
         finally:
             for future in futures:
                 future.cancel()
+
+    def _submit(self, *call: Any) -> concurrent.futures.Future[Any]:
+        with _main_module_set_aside(), _signals_blocked():  # it may start a process
+            return self._pool.submit(_call, *call)
 
 
 _target: Any = None  # of the process that calls its methods
@@ -106,6 +108,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
+_one_at_a_time = threading.Lock()
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -123,9 +126,10 @@ def _signals_blocked() -> Iterator[None]:
 def _main_module_set_aside() -> Iterator[None]:
     # A process that starts imports the main module again, and with a launcher all of
     # TensorFlow. It needs neither: what is defined there is pickled by value.
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
+    with _one_at_a_time:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main

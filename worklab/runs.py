@@ -1,5 +1,6 @@
 """Run folders: what a run was started with, and how to open it again."""
 
+import contextlib
 import dataclasses
 import datetime
 import importlib
@@ -376,13 +377,13 @@ def make_run_network(setup: RunSetup, *, num_features: int | None = None) -> Net
     Args:
         setup: As `read_run` gives it.
         num_features: Numbers that come with each image; None: as many as in the train
-            list, or 0 where that is gone.
+            split, or 0 where that is gone.
     """
     if num_features is None:
-        num_features = 0
-        if (setup.data.folder / setup.data.train).is_file():
+        features = None
+        with contextlib.suppress(FileNotFoundError):
             features = make_reader("train", setup.class_names, setup).features
-            num_features = 0 if features is None else features.shape[1]
+        num_features = 0 if features is None else features.shape[1]
     image_shape = (*setup.reader.image_size, setup.reader.channels)
     return _make_network(setup, len(setup.class_names), image_shape, num_features)
 

@@ -94,12 +94,13 @@ class StoredArrayReader(Reader):
         )
         super().__init__(indices, class_names, **settings)
         self.path = path
+        self._file_name = path.name
         self._images = images
         self._cache_room = 0  # the images are in memory already
 
     def name(self, index: int) -> str:
         """Return the file and the number of record `index`."""
-        return f"{self.path}:{index}"
+        return f"{self._file_name}:{index}"
 
     def _load(self, index: int) -> np.ndarray:
         return with_channels(self._images[index], self.options.channels)
