@@ -184,7 +184,9 @@ def test_packed_images_train_the_same_weights(common, tmp_path, tiny_folder):
         pack(tiny_folder / f"{split}.json", tmp_path / "packed", PackOptions(shards=2))
     sources = {
         "list": common["data"],
-        "packed": DataOptions(tmp_path / "packed", "train@2", "valid-*", "test@2"),
+        "packed": DataOptions(
+            tmp_path / "packed", train="train@2", valid="valid-*", test="test@2"
+        ),
     }
     digests = []
     for name, data in sources.items():

@@ -40,7 +40,8 @@ def photos(tmp_path):
             image, name = image[:20, :10], "05.png"
         cv2.imwrite(str(tmp_path / name), image)
         label = ["cat", "dog"][number % 2]
-        entries.append({"image": name, "label": label, "features": [number, 0.5]})
+        entry = {"image": name, "label": label, "features": [number, 0.5]}
+        entries.append(entry | {"weight": 0.1 * (1 + number)})
     (tmp_path / "train.json").write_text(json.dumps(entries))
     return tmp_path
 
@@ -59,6 +60,7 @@ def test_bytes_features_and_names_are_kept(photos, to, suffix):
     original = opened(photos / "train.json")
     assert packed.class_names == original.class_names == ["cat", "dog"]
     assert packed.features.tolist() == original.features.tolist()
+    assert packed.weights.tolist() == original.weights.tolist()
     for index in range(12):
         assert packed.encoded(index) == original.encoded(index)
         assert packed.filename(index) == original.filename(index)
@@ -90,6 +92,7 @@ def test_keys_are_those_of_slim(photos):
         "image/format": [b"JPEG"],
         "image/height": [40],
         "image/width": [60],
+        "weight": [b"0.1"],
     }
     reader = open_reader(path, ["cat", "dog"], labels_offset=1)
     assert reader.labels.tolist() == [0, 1] * 6
@@ -253,11 +256,11 @@ def test_options_out_of_range(photos, option):
 
 
 def test_fields_that_are_lost_are_said(photos, caplog):
-    entries = [{"image": "00.jpg", "label": 0, "weight": 2, "features": [1]}]
+    entries = [{"image": "00.jpg", "label": 0, "note": 2, "features": [1]}]
     (photos / "a.json").write_text(json.dumps(entries))
     with caplog.at_level(logging.WARNING):
         pack(photos / "a.json", photos / "out")
-    assert caplog.messages == ["the field `weight` of the list is not packed"]
+    assert caplog.messages == ["the field `note` of the list is not packed"]
 
 
 def test_command_packs_and_says_where(photos, capsys, monkeypatch):

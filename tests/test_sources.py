@@ -804,6 +804,7 @@ def test_hdf5_that_claims_more_than_it_has(tmp_path):
 def test_names_and_features_of_hdf5_and_npz(tmp_path):
     arrays = {"images": zeros(3, 8, 8, 1), "labels": np.array([2, 0, 2])}
     arrays["features"] = np.arange(6.0).reshape(3, 2)
+    arrays["weights"] = np.array([0.1, 2.0, 3.0])
     names = ["ant", "bee", "cat", "dog"]
     make_hdf5(tmp_path / "a.h5", **arrays, class_names=names)
     np.savez(tmp_path / "a.npz", **arrays, class_names=names)
@@ -812,6 +813,7 @@ def test_names_and_features_of_hdf5_and_npz(tmp_path):
         assert find_class_names(path, labels_offset=0) == names
         reader = read(path, batch_size=1)
         assert reader.features.tolist() == arrays["features"].tolist()
+        assert reader.weights.tolist() == [0.1, 2.0, 3.0]
         assert reader.test_batch(0)["images"].shape == (8, 8, 8, 3)
         assert read(path, batch_size=1, channels=1).image_shape == (8, 8, 1)
         with pytest.raises(ValueError, match=r"record 0, has a label out of range"):
@@ -927,7 +929,11 @@ def make_tar(path, *members):
             [("a.png", b"x"), ("a.json", b"{")],
             r"has a `\.json` that is none",
         ),
-        ([("a.png", b"x"), ("a.json", b"[1]")], r"has no image or no class"),
+        ([("a.png", b"x"), ("a.json", b"[1]")], r"`\.json` that is none of an image"),
+        (
+            [("a.png", b"x"), ("a.json", b'{"label": 1, "features": ["x"]}')],
+            r"sample `a`, has a `\.json` that is none.*\(could not convert",
+        ),
         ([("a.png", b"x"), ("a.jpg", b"x")], r"sample `a`, has two images.*'a\.jpg'$"),
         ([("a.cls", b"1" * 2**21)], r"larger than any"),
         ([], r"has no record"),
@@ -945,6 +951,7 @@ def test_what_else_a_tar_file_has_is_left_alone(tmp_path):
         ("../../up/1.seg.png", b"a mask"),
         ("../../up/1.png", png(7)),
         ("../../up/1.CLS", b" 1\n"),
+        ("../../up/1.json", b'{"weight": 0.1, "features": [1, 2.5]}'),
     )
     with tarfile.open(path, "a") as archive:
         link = tarfile.TarInfo("2.png")
@@ -953,6 +960,8 @@ def test_what_else_a_tar_file_has_is_left_alone(tmp_path):
     reader = read(path, batch_size=1)
     assert len(reader) == 1
     assert reader.name(0) == "a.tar:0:../../up/1.png"
+    assert reader.weights.tolist() == [0.1]
+    assert reader.features.tolist() == [[1, 2.5]]
     assert (reader.test_batch(0)["images"][0] == 7).all()
     assert sorted(each.name for each in tmp_path.iterdir() if each.name[0] != ".") == [
         "a.tar"

@@ -1,6 +1,7 @@
 """`tf.train.Example` without TensorFlow, and the keys that tf-slim gives an image."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ class ImageExample:
         text: Name of the class; empty where the record has none.
         filename: Of the image; empty where the record has none.
         features: Numbers that go with it; empty where the record has none.
+        weight: What it counts; NaN where the record does not say.
     """
 
     encoded: bytes
@@ -32,6 +34,7 @@ class ImageExample:
     text: str = ""
     filename: str = ""
     features: tuple[float, ...] = ()
+    weight: float = math.nan
 
 
 def parse_image(data: bytes) -> ImageExample:
@@ -77,6 +80,7 @@ def parse_image(data: bytes) -> ImageExample:
         name,
         text("image/filename"),
         tuple(numbers),
+        float(text("weight") or "nan"),  # text keeps all digits, a float half of them
     )
 
 

@@ -37,6 +37,7 @@ class Item:
         class_name: Of the class.
         filename: What the source calls the image.
         features: Numbers that go with it.
+        weight: What it counts; None: the source does not say.
         fields: Of its entry in a list: `boxes`, and `text` for ImageNet's classes.
     """
 
@@ -46,6 +47,7 @@ class Item:
     class_name: str
     filename: str
     features: tuple[float, ...] = ()
+    weight: float | None = None
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -71,6 +73,8 @@ def _example(item: Item) -> bytes:
         values["image/class/synset"] = [item.class_name.encode()]
     if item.features:
         values["features"] = list(item.features)
+    if item.weight is not None:
+        values["weight"] = [repr(item.weight).encode()]
     return make_example(values)
 
 
@@ -107,6 +111,7 @@ def _write_hdf5(path: Path, items: Iterator[Item], names: Sequence[str]) -> None
     labels: list[int] = []
     filenames: list[str] = []
     features: list[tuple[float, ...]] = []
+    weights: list[float | None] = []
     with h5py.File(path, "w") as file:
         kind = h5py.vlen_dtype(np.uint8)
         images = file.create_dataset("images", (0,), kind, maxshape=(None,))
@@ -116,12 +121,15 @@ def _write_hdf5(path: Path, items: Iterator[Item], names: Sequence[str]) -> None
             labels.append(item.label)
             filenames.append(item.filename)
             features.append(item.features)
+            weights.append(item.weight)
         file["labels"] = np.array(labels, np.int64)
         text = h5py.string_dtype()
         file.create_dataset("filenames", data=filenames, dtype=text)
         file.create_dataset("class_names", data=names, dtype=text)
         if any(features):
             file["features"] = np.array(features, np.float32)
+        if None not in weights:
+            file["weights"] = np.array(weights, np.float64)
 
 
 def _read_hdf5(path: Path) -> Iterator[tuple[bytes, int]]:

@@ -39,7 +39,7 @@ from worklab.shards import shard_name
 _logger = logging.getLogger(__name__)
 
 
-_KEPT_FIELDS = {"features", "boxes", "text"}
+_KEPT_FIELDS = {"features", "weight", "boxes", "text"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,6 +247,7 @@ def _item(reader: Reader, index: int, options: PackOptions) -> Item:
         reader.class_names[label],
         filename,
         () if reader.features is None else tuple(reader.features[index].tolist()),
+        None if reader.weights is None else float(reader.weights[index]),
         fields,
     )
 

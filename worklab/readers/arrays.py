@@ -92,9 +92,9 @@ class StoredArrayReader(Reader):
         indices = labels.without(labels_offset).indices(
             class_names, lambda index: f"`{path}`, record {index},"
         )
+        self._file_name = path.name
         super().__init__(indices, class_names, **settings)
         self.path = path
-        self._file_name = path.name
         self._images = images
         self._cache_room = 0  # the images are in memory already
 
@@ -110,8 +110,8 @@ class NpzReader(StoredArrayReader):
     """Reads the arrays `images` and `labels` of a `.npz` file into memory.
 
     `images` are uint8 (num_records, height, width[, channels]); `labels` numbers or
-    names. `class_names` in label order and `features` (num_records, num_features) may
-    stand beside them. Nothing in the file is executed.
+    names. `class_names` in label order, `features` (num_records, num_features) and
+    `weights` (num_records,) may stand beside them. Nothing in the file is executed.
 
     Args:
         path: The file.
@@ -127,6 +127,7 @@ class NpzReader(StoredArrayReader):
             stored_labels(Path(path), arrays["labels"], arrays.get("class_names")),
             class_names,
             features=arrays.get("features"),
+            weights=arrays.get("weights"),
             **settings,
         )
 

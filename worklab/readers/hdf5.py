@@ -25,9 +25,9 @@ class Hdf5Reader(EncodedReader):
 
     `images` are uint8 (num_records, height, width[, channels]), or the content of
     image files, each a variable number of uint8. `labels` are numbers or names. Beside
-    them may stand `class_names` in label order, `filenames`, and `features`
-    (num_records, num_features). Arrays that are read in random order should be chunked
-    one image to a chunk. HDF5 reads in one thread at a time.
+    them may stand `class_names` in label order, `filenames`, `features` (num_records,
+    num_features), and `weights` (num_records,). Arrays that are read in random order
+    should be chunked one image to a chunk. HDF5 reads in one thread at a time.
 
     Args:
         path: A file, a pattern like `train-*.h5`, or `train@8` for eight numbered ones.
@@ -50,23 +50,26 @@ class Hdf5Reader(EncodedReader):
     ) -> None:
         self.shards = find_shards(Path(path))
         self._files: dict[int, Any] = {}
-        labels, starts, features, self._filenames = [], [0], [], []
+        labels, starts, self._filenames = [], [0], []
+        columns: dict[str, list[np.ndarray]] = {"features": [], "weights": []}
         for shard in self.shards:
             with _reading(f"`{shard}`"), h5py.File(shard, "r") as file:
                 labels.append(_labels(shard, file).without(labels_offset))
                 starts.append(starts[-1] + len(labels[-1].values))
                 self._filenames += _texts(shard, file, "filenames")
-                if "features" in file:
-                    features.append(_dataset(shard, file, "features")[()])
+                for name in columns.keys() & file.keys():
+                    columns[name].append(_dataset(shard, file, name)[()])
         self._starts = np.array(starts)
         indices = [
             each.indices(class_names, functools.partial(_where, shard))
             for shard, each in zip(self.shards, labels, strict=True)
         ]
+        settings |= {
+            name: np.concatenate(parts) for name, parts in columns.items() if parts
+        }
         super().__init__(
             np.concatenate(indices),
             class_names,
-            features=np.concatenate(features) if features else None,
             **settings,
         )
         self.path = Path(path)

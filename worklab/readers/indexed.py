@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,6 +25,7 @@ class Entry:
         place: Where the record is.
         length: Its bytes.
         features: Numbers that go with it, equally many in each record.
+        weight: What it counts; NaN where the record does not say.
     """
 
     label: int | str
@@ -32,6 +34,7 @@ class Entry:
     place: int = 0
     length: int = 0
     features: tuple[float, ...] = ()
+    weight: float = math.nan
 
 
 class IndexedReader(EncodedReader):
@@ -77,6 +80,7 @@ class IndexedReader(EncodedReader):
             labels.indices(class_names, self.where),
             class_names,
             features=features if features.shape[1] else None,
+            weights=_weights(self._index),
             **settings,
         )
         self.path = Path(path)
@@ -153,10 +157,18 @@ def _build(reader_class: type[IndexedReader], path: Path) -> Index:
         "filename": _texts([entry.filename for entry in entries]),
         "place": np.array([entry.place for entry in entries], np.int64),
         "length": np.array([entry.length for entry in entries], np.int64),
+        "weight": np.array([entry.weight for entry in entries], np.float64),
         "features": np.array([entry.features for entry in entries], np.float32).reshape(
             len(entries), lengths.pop()
         ),
     }
+
+
+def _weights(index: Index) -> np.ndarray | None:
+    """Return what each record counts, 1 where it does not say; None: none says."""
+    weights = index["weight"]
+    missing = np.isnan(weights)
+    return None if missing.all() else np.where(missing, 1.0, weights)
 
 
 def _number(label: Any, path: Path) -> int:

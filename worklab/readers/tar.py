@@ -1,6 +1,7 @@
 """TarReader: images in tar files, as WebDataset writes them."""
 
 import json
+import math
 import os
 import tarfile
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ class TarReader(IndexedReader):
 
     A sample is what stands together under one name: an image (`7.jpg`, `7.png`, ...)
     and its class, a number or a name, in `7.cls` or as `label` or `cls` of `7.json`,
-    which may also have `features`.
+    which may also have `features` and `weight`, as an entry of a list.
 
     Args:
         path: A file, a pattern like `train-*`, or `train@8` for eight numbered files.
@@ -106,20 +107,10 @@ def _small(path: Path, member: tarfile.TarInfo) -> str:
 def _entry(path: Path, sample: dict[str, Any]) -> Entry:
     where = f"`{path}`, sample `{sample['key']}`,"
     image: Any = sample.get("image")
-    label: Any = sample.get(".cls")
-    fields: Any = {}
-    if ".json" in sample:
-        try:
-            fields = json.loads(sample[".json"])
-        except ValueError as error:
-            raise ValueError(
-                f"{where} has a `.json` that is none ({error}). Write the tar file "
-                f"again. Received: {sample['.json']!r:.80}"
-            ) from error
-    if label is None and isinstance(fields, dict):
-        label = fields.get("label", fields.get("cls"))
-    elif label is not None and label.lstrip("-").isdecimal():
-        label = int(label)
+    label, features, weight = _fields(sample.get(".json", "{}"), where)
+    if ".cls" in sample:
+        text = sample[".cls"]
+        label = int(text) if text.lstrip("-").isdecimal() else text
     wrong = isinstance(label, bool) or not isinstance(label, int | str) or label == ""
     if image is None or wrong:
         raise ValueError(
@@ -127,11 +118,30 @@ def _entry(path: Path, sample: dict[str, Any]) -> Entry:
             "or beside `NAME.json` with a `label`, a number or a name. "
             f"Received: {sorted(sample)} with label={label!r}"
         )
-    features = fields.get("features", ()) if isinstance(fields, dict) else ()
     return Entry(
         label,
         filename=image.name,
         place=image.offset_data,
         length=image.size,
-        features=tuple(features),
+        features=features,
+        weight=weight,
     )
+
+
+def _fields(text: str, where: str) -> tuple[Any, tuple[float, ...], float]:
+    """Return label, features and weight in the `.json` of a sample.
+
+    Raises:
+        ValueError: If it is none of an image.
+    """
+    try:
+        fields = json.loads(text)
+        label = fields.get("label", fields.get("cls"))
+        features = tuple(float(value) for value in fields.get("features", ()))
+        return label, features, float(fields.get("weight", math.nan))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{where} has a `.json` that is none of an image ({error}). Write it as "
+            '{"label": 3} or {"label": "cat"}, where there are with a list of numbers '
+            f"as `features` and a number as `weight`. Received: {text!r:.80}"
+        ) from error

@@ -57,7 +57,13 @@ def entry_of_example(where: str, data: bytes, place: int = 0) -> Entry:
     except ValueError as error:
         raise ValueError(f"{where} {error}") from error
     return Entry(
-        image.label, image.text, image.filename, place, len(data), image.features
+        image.label,
+        image.text,
+        image.filename,
+        place,
+        len(data),
+        image.features,
+        image.weight,
     )
 
 
