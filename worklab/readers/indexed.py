@@ -58,7 +58,7 @@ class IndexedReader(EncodedReader):
     """
 
     kind: ClassVar[str]
-    """Of the index, with a version that changes with what is in it."""
+    """Of the files, with a version that changes with what their index is made from."""
 
     def __init__(
         self,
@@ -126,9 +126,8 @@ class IndexedReader(EncodedReader):
 
 
 def _load_index(reader_class: type[IndexedReader], shards: Sequence[Path]) -> Index:
-    index = cached_index(
-        shards, reader_class.kind, lambda path: _build(reader_class, path)
-    )
+    kind = " ".join([reader_class.kind, *(f.name for f in dataclasses.fields(Entry))])
+    index = cached_index(shards, kind, lambda path: _build(reader_class, path))
     if not len(index["shard"]):
         raise ValueError(
             f"`{shards[0]}` has no record. Give a file that has images. "
