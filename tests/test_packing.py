@@ -428,3 +428,22 @@ def test_imagenet_whose_files_do_not_fit(imagenet, capsys):
     with pytest.raises(SystemExit):
         command(imagenet, "train")
     assert "It comes with tf-slim's scripts" in capsys.readouterr().err
+
+
+def test_statistics_of_packed_images_are_those_of_the_list(photos, capsys):
+    pack(photos / "train.json", photos / "out", PackOptions(shards=2))
+    outputs = []
+    for source in ("train.json", "out/train@2"):
+        main(["stats", str(photos / source), "--reader.image-size", "8", "8"])
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1]
+    assert "images: 12" in outputs[0]
+
+
+def test_table_without_its_bad_images_is_a_table(photos, capsys):
+    lines = ["image,label,note", '00.jpg,cat,"a, b"', "gone.jpg,dog,", "01.jpg,dog,"]
+    (photos / "a.csv").write_text("\n".join(lines))
+    main(["check", str(photos / "a.csv"), "--fix"])
+    assert "entries taken off: 1" in capsys.readouterr().out
+    assert (photos / "a.csv").read_text().splitlines() == [*lines[:2], lines[3]]
+    assert (photos / "a.csv.before-check").read_text() == "\n".join(lines)

@@ -205,7 +205,7 @@ def test_processes_report_what_they_skip(tmp_path, caplog):
     assert_equal(*found)
     assert readers[0].skipped == readers[1].skipped
     (reason,) = readers[1].skipped.values()
-    assert "a.tfrecord`, record 4` is not a readable image" in reason
+    assert "a.tfrecord, record 4` is not a readable image" in reason
     assert len(caplog.messages) == 2  # of each reader once
     data[5]["image/encoded"] = [b"no image"]
     path = write_examples(tmp_path / "b.tfrecord", *data)
@@ -220,8 +220,9 @@ def test_process_that_dies_is_an_error(sources):
 
     reader = read(sources / "train.json", num_processes=1, augment=die)
     match = r"has died, mostly for want of memory\. Give fewer `--reader\.num-proc"
-    with pytest.raises(RuntimeError, match=match):
-        next(reader.train_batches(0))
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=match):
+            next(reader.train_batches(0))
 
 
 def test_negative_number_of_processes(sources):
@@ -630,7 +631,7 @@ def test_damage_after_the_index_was_made_names_the_record(tmp_path):
 def test_broken_image_in_a_record_is_named(tmp_path):
     broken = example(0) | {"image/encoded": [b"no image"]}
     path = write_examples(tmp_path / "a.tfrecord", broken)
-    match = r"a\.tfrecord`, record 0` is not a readable image|record 0.*not a readable"
+    match = r"a\.tfrecord, record 0` is not a readable image"
     with pytest.raises(ValueError, match=match):
         read(path, batch_size=1).test_batch(0)
 

@@ -192,7 +192,7 @@ def show(
     training with the same options do, changed by chance.
 
     Args:
-        data: A list, or a folder with train.json.
+        data: A folder with train.json, or anything that can be trained on.
         out: The HTML page to write; it needs no other file.
         num_images: Images of each class.
         num_draws: Epochs of training to show.
@@ -203,7 +203,7 @@ def show(
         reader: Sizes of images.
         augment: Random changes.
     """
-    path = next(iter(find_lists([data]).values()))
+    path = _source(data)
     source = _open(path, on_bad_file, reader, augment, seed)
     samples = take_samples(
         source, num_images=num_images, num_draws=num_draws, num_classes=num_classes
@@ -238,12 +238,12 @@ def stats(
     pasted: into a network's class, or behind a launcher's command.
 
     Args:
-        data: A list, or a folder with train.json.
+        data: A folder with train.json, or anything that can be trained on.
         json: File for the numbers.
         on_bad_file: At an image that cannot be read.
         reader: Sizes of images.
     """
-    path = next(iter(find_lists([data]).values()))
+    path = _source(data)
     source = _open(path, on_bad_file, reader, AugmentOptions(), 0)
     with _progress() as progress:
         found = image_statistics(source, track=_track(progress))
@@ -268,6 +268,12 @@ def stats(
     _print(console, f"mean = ({', '.join(mean)}{ending})")
     _print(console, f"std = ({', '.join(std)}{ending})")
     _print(console, f"--layers.mean {' '.join(mean)} --layers.std {' '.join(std)}")
+
+
+def _source(data: Path) -> Path:
+    """Return the list of a folder that has some, or else what was given."""
+    listed = data.is_dir() and any((data / f"{name}.json").exists() for name in SPLITS)
+    return next(iter(find_lists([data]).values())) if listed else data
 
 
 def _open(

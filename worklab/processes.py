@@ -58,11 +58,10 @@ class Processes:
         """
         rest = iter(numbers)
         ahead = self._count * _AHEAD
-        futures = collections.deque(
-            self._submit(method, number, settings)
-            for number in itertools.islice(rest, ahead)
-        )
+        futures: collections.deque[concurrent.futures.Future[Any]] = collections.deque()
         try:
+            for number in itertools.islice(rest, ahead):
+                futures.append(self._submit(method, number, settings))
             while futures:
                 result = futures.popleft().result()
                 for number in itertools.islice(rest, 1):

@@ -29,4 +29,5 @@ class EncodedReader(Reader):
         return self.name(index)
 
     def _load(self, index: int) -> np.ndarray:
-        return self._decode(self.encoded(index), self.where(index))
+        where = self.where(index).replace("`", "")  # which the error puts about it
+        return self._decode(self.encoded(index), where)
