@@ -461,9 +461,8 @@ def _check_same(session: Session, options: Any) -> None:
         "pretrained": options.pretrained,
         "network": source and Path(source),
     }
-    own = {
-        "content of": {name: path and digest_source(path) for name, path in files.items()}
-    } | options_to_json(options)
+    digests = {name: path and digest_source(path) for name, path in files.items()}
+    own = {"content of": digests} | options_to_json(options)
     _, of_chief = session.devices.from_chief(lambda: ({}, own))
     lines = _differences(of_chief, own)
     if session.devices.any(bool(lines)):
