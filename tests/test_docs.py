@@ -127,7 +127,7 @@ def test_what_the_readme_walks_through_works(tmp_path, tiny_images, monkeypatch)
         command.replace("\\\n", " ").strip()
         for command in re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     ]
-    assert len(commands) == 2
+    assert len(commands) == 3
     images, labels = tiny_images
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         folder = tmp_path / "my_data" / f"class{label}"
@@ -138,7 +138,7 @@ def test_what_the_readme_walks_through_works(tmp_path, tiny_images, monkeypatch)
     (tmp_path / "launchers").symlink_to(ROOT / "launchers")
     fast = " --patience.valid-every 2 --patience.patience 1 --patience.max-decays 0"
     fast += " --reader.batch-size 8 --schedule.learning-rate 0.01"
-    commands[1] += fast
+    commands[2] += fast
     for command in commands:
         words = command.split()
         assert words[0] == "python"

@@ -71,7 +71,9 @@ class Primitives(abc.ABC):
         and Caffe do; `"same"` puts the odd pixel at the bottom and right. Each of
         `groups` parts of the channels makes as many of the filters by itself.
         """
-        if padding == "symmetric":
+        if padding == "symmetric" and strides == 1 and _is_odd(kernel_size):
+            padding = "same"  # the same pixels, without a padded copy of the input
+        elif padding == "symmetric":
             inputs, padding = self._pad_symmetric(inputs, kernel_size, scope), "valid"
         return self.layer(
             _convolution(kernel_size, groups),
@@ -99,7 +101,9 @@ class Primitives(abc.ABC):
         **policy: Any,
     ) -> Any:
         """Convolve each channel by itself; the number of channels stays."""
-        if padding == "symmetric":
+        if padding == "symmetric" and strides == 1 and _is_odd(kernel_size):
+            padding = "same"  # the same pixels, without a padded copy of the input
+        elif padding == "symmetric":
             inputs, padding = self._pad_symmetric(inputs, kernel_size, scope), "valid"
         return self.layer(
             keras.layers.DepthwiseConv2D,
@@ -390,6 +394,11 @@ class Primitives(abc.ABC):
             scope=f"{scope}_pad",
             padding=tuple((0, pixels) for pixels in after),
         )
+
+
+def _is_odd(kernel_size: int | tuple[int, int]) -> bool:
+    sizes = (kernel_size,) if isinstance(kernel_size, int) else kernel_size
+    return all(size % 2 for size in sizes)
 
 
 def _convolution(kernel_size: int | tuple[int, int], groups: int) -> Any:
