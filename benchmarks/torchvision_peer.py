@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("paths", nargs="+", type=Path)
     paths = parser.parse_args().paths
     torch.set_num_threads(1)
-    transforms = import_torchvision().transforms.v2
+    transforms = import_torchvision().transforms
     change = transforms.Compose(
         [
             transforms.RandomResizedCrop(224, antialias=True),

@@ -283,6 +283,9 @@ def test_presets_keep_every_change_in_its_range_and_use_it(make, monkeypatch, pr
     for step in range(10):
         reader.train_batch(step)
     amounts = dict.fromkeys(AMOUNTS, 0.0) | AUGMENT_PRESETS[preset]
+    if preset == "off":  # nothing is drawn, and images are those of a test
+        assert not calls
+        return
     warps = [call for call in calls if "zoom" in call]
     colours = [call for call in calls if "contrast" in call]
     seen = {

@@ -283,8 +283,8 @@ def _open(
     augment: AugmentOptions,
     seed: int,
 ) -> Reader:
-    # Each image is read once or few times.
-    options = dataclasses.replace(options, cache_megabytes=0)
+    # Each image is read once or few times, and shown or counted as it is.
+    options = dataclasses.replace(options, cache_megabytes=0, reduced_decoding=False)
     return open_reader(
         path,
         find_class_names(path),

@@ -173,6 +173,9 @@ def warp(
         >>> bool((warp(image, (2, 2), flip=(False, True)) == image[:, ::-1]).all())
         True
     """
+    moved = angle or any(shift) or any(flip) or not zoom == crop_fraction == 1
+    if image.shape[:2] == tuple(size) and not moved:
+        return image.copy()
     halvings, inverse = _place(
         image.shape, size, crop_fraction, zoom, angle, shift, flip, stretch
     )

@@ -125,7 +125,7 @@ class ReaderOptions:
     """Decoded images that each list keeps in memory, at most; 0: none."""
     max_megapixels: float = 100.0
     """Larger images are refused by their header, before they fill the memory."""
-    reduced_decoding: bool = False
+    reduced_decoding: bool = True
     """Decode JPEG files at 1/2, 1/4 or 1/8 where the network sees no more pixels."""
 
 

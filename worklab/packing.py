@@ -90,9 +90,8 @@ def pack(
             files of another packing.
     """
     names = find_class_names(source, labels_offset=labels_offset)
-    reader = open_reader(
-        source, names, labels_offset=labels_offset, options=ReaderOptions()
-    )
+    whole = ReaderOptions(reduced_decoding=False)  # packed for any size of image
+    reader = open_reader(source, names, labels_offset=labels_offset, options=whole)
     _check_options(options, len(reader))
     stem = source.resolve().name.split(".")[0].split("@")[0].rstrip("-*") or "data"
     paths = [

@@ -123,6 +123,12 @@ class Reader(abc.ABC):
         else:
             self.augment_options = augment
             check_amounts(augment)
+        # Then no image needs random numbers, which cost as much as a small one.
+        self._never_changes = (
+            augment == AugmentOptions(preset="off")
+            and type(self).augment is Reader.augment
+            and type(self).centre is Reader.centre
+        )
         self.options = options = with_test_form(options, self.augment_options)
         _check_options(options, seed)
         self._crop_fraction = options.crop_fraction or 1.0
@@ -476,6 +482,8 @@ class Reader(abc.ABC):
                 yield record
 
     def _training_form(self, record: int, place: int, copy: int) -> np.ndarray | None:
+        if self._never_changes:
+            return self._read(record, self.centre)
         if self.options.copies:
             return self._fixed_form(record, copy)
         rng = np.random.default_rng([self.seed, _AUGMENT_STREAM, place])
