@@ -31,8 +31,12 @@ format: $(READY)  ## format the code and mend what the linter can
 	@$(PY) -m ruff check --fix
 	@$(PY) -m ruff format
 
-bench: $(READY)  ## measure training, reading, saving and importing (minutes; keep the machine idle)
+bench: $(READY)  ## measure training, reading, saving and importing (half an hour; keep the machine idle)
 	@$(PY) benchmarks/training.py
+	@$(PY) benchmarks/training.py --precision bfloat16
+	@$(PY) benchmarks/training.py --network resnet20 --steps 15
+	@$(PY) benchmarks/training.py --network small --steps 300
+	@$(PY) benchmarks/training.py --task testing
 	@$(PY) benchmarks/reading.py
 	@$(PY) benchmarks/checkpoint.py
 	@$(PY) benchmarks/import.py
