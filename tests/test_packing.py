@@ -187,7 +187,7 @@ def test_ctrl_c_ends_at_once_and_leaves_no_half_file(photos):
     code = (
         "import time; from worklab import packing; from pathlib import Path;"
         "real = packing._item;"
-        "packing._item = lambda *a: (print(flush=True), time.sleep(0.2), real(*a))[2];"
+        "packing._item = lambda *a: (print(flush=True), time.sleep(1), real(*a))[2];"
         "packing.pack(Path('train.json'), Path('out'))"
     )
     process = subprocess.Popen(
@@ -199,10 +199,8 @@ def test_ctrl_c_ends_at_once_and_leaves_no_half_file(photos):
     process.stdout.readline()
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    start = time.monotonic()
-    process.wait(timeout=30)
-    process.stdout.close()
-    assert time.monotonic() - start < 1.5  # the whole would take 2.4 seconds
+    begun_afterwards = process.communicate(timeout=30)[0].count(b"\n")
+    assert begun_afterwards < 8  # of 11 that were left, a second each
     assert process.returncode != 0
     assert not list((photos / "out").glob("*train-*"))
 
