@@ -185,7 +185,9 @@ packing.pack(Path("train.json"), Path("out"), options, num_threads=1)
 
 def test_ctrl_c_ends_at_once_and_leaves_no_half_file(photos):
     code = (
-        "import time; from worklab import packing; from pathlib import Path;"
+        "import signal, time; from worklab import packing; from pathlib import Path;"
+        # Python leaves it ignored where the tests run as a background job.
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"
         "real = packing._item;"
         "packing._item = lambda *a: (print(flush=True), time.sleep(1), real(*a))[2];"
         "packing.pack(Path('train.json'), Path('out'))"
