@@ -597,7 +597,7 @@ def whole_checkpoints(run):
                 (("compiling", 1), ["history.csv", "tensorboard/train"]),
                 (("logging", 9), ["history.csv", "tensorboard", "checkpoints/"]),
                 (("final test", 1), ["tests/step-"]),
-                (("writing result", 1), ["result.json"]),
+                (("writing result", 1), ["tests/step-", "result.json"]),
             ]
         ),
     ],
