@@ -91,12 +91,13 @@ def main(options: Options) -> dict[str, Any]:
         class_names = pin_class_names(options.data)
         reader = make_reader("train", class_names, options)
         network = make_network(reader, options)
+        schedule = make_schedule(options.schedule, options.num_steps)
         trainer = Trainer(
             network,
             reader,
             session,
             writer,
-            learning_rate=make_schedule(options.schedule, options.num_steps),
+            learning_rate=schedule,
             optimizer=options.optimizer,
             options=options.training,
         )
@@ -109,7 +110,7 @@ def main(options: Options) -> dict[str, Any]:
         write_run(session, options, network, reader, report)
         if session.step < options.num_steps:
             delete_result(session)  # not complete any more
-        while session.step < options.num_steps:
+        while session.step < options.num_steps and not schedule.is_over(session.step):
             next_save = (session.step // options.save_every + 1) * options.save_every
             trainer.train(
                 min(next_save, options.num_steps) - session.step,

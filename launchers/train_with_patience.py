@@ -95,13 +95,13 @@ def main(options: Options) -> dict[str, Any]:
         test_reader = make_reader("test", class_names, options)
         network = make_network(train_reader, options)
         patience = Patience(options.patience, options.schedule.warmup_steps)
-        schedule = make_schedule(options.schedule)
+        schedule = make_schedule(options.schedule, factor=lambda: patience.factor)
         trainer = Trainer(
             network,
             train_reader,
             session,
             writer,
-            learning_rate=lambda step: schedule(step) * patience.factor,
+            learning_rate=schedule,
             optimizer=options.optimizer,
             options=options.training,
         )
@@ -115,7 +115,7 @@ def main(options: Options) -> dict[str, Any]:
         write_run(session, options, network, train_reader, report)
 
         validation = Tester(network, valid_reader, session, split="valid")
-        while not patience.complete:
+        while not patience.complete and not schedule.is_over(session.step):
             next_validation = patience.last_step + options.patience.valid_every
             trainer.train(max(0, next_validation - session.step))
             with trainer.averaged_weights():

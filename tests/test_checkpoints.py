@@ -46,7 +46,7 @@ def test_equal_checkpoints_are_equal_files(tmp_path):
 def test_newest_and_best_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
     for step in range(1, 7):
-        checkpoints.save(step, arrays(), {}, best_steps={2})
+        checkpoints.save(step, arrays(), {}, kept_steps={2})
     assert checkpoints.steps() == [2, 5, 6]
     assert deleted_steps(tmp_path) == [1, 3, 4]
 

@@ -77,9 +77,9 @@ def run(tmp_path, tiny_folder, network):
     arrays["optimizer/iteration"] = np.array(1)
     state = {"class_names": CLASS_NAMES, "best_step": 1, "states": {}}
     checkpoints = Checkpoints(run / "checkpoints")
-    checkpoints.save(1, arrays, {**state, "step": 1}, best_steps=[1])
+    checkpoints.save(1, arrays, {**state, "step": 1}, kept_steps=[1])
     arrays["logits/bias"] = arrays["logits/bias"] + 100 * np.eye(3, dtype=np.float32)[0]
-    checkpoints.save(2, arrays, {**state, "step": 2}, best_steps=[1])
+    checkpoints.save(2, arrays, {**state, "step": 2}, kept_steps=[1])
     return run
 
 

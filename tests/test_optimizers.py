@@ -10,6 +10,7 @@ from worklab.options import LayerOptions, OptimizerOptions
 from .conftest import TinyNetwork
 
 NAMES = ("sgd", "adam", "adamw", "rmsprop")
+MOMENTUM = 0.9  # of sgd and rmsprop, if not given
 RATES = (0.1, 0.05, 0.2)
 # Three steps in float32 against float64.
 CLOSE = {"rtol": 2e-5, "atol": 1e-6}
@@ -76,9 +77,9 @@ class Reference:
         self.weight = self.weight + getattr(self, self.options.name)(gradient, rate)
 
     def sgd(self, gradient, rate):
-        momentum = self.options.momentum
+        momentum = MOMENTUM if self.options.momentum is None else self.options.momentum
         self.first = momentum * self.first - rate * gradient
-        if self.options.nesterov:
+        if self.options.nesterov is not False:
             return momentum * self.first - rate * gradient
         return self.first
 
@@ -96,7 +97,8 @@ class Reference:
     def rmsprop(self, gradient, rate):
         self.second = 0.9 * self.second + 0.1 * gradient**2
         change = rate * gradient / np.sqrt(self.second + 1e-7)
-        self.first = self.options.momentum * self.first + change
+        momentum = MOMENTUM if self.options.momentum is None else self.options.momentum
+        self.first = momentum * self.first + change
         return -self.first
 
 

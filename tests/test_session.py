@@ -9,6 +9,7 @@ from worklab import Session, Trainer, Writer
 from worklab.checkpoints import CheckpointError
 from worklab.options import LayerOptions, OptimizerOptions, SessionOptions
 from worklab.pretrained.files import write_weights
+from worklab.schedules import Schedule
 
 from .conftest import CLASS_NAMES, TinyNetwork
 
@@ -226,7 +227,7 @@ def test_signal_ends_the_step_and_saves(tmp_path, tiny_reader, number, code):
             os.kill(os.getpid(), number)
         return 0.1
 
-    trainer.learning_rate = learning_rate
+    trainer.schedule = Schedule(learning_rate)
 
     def run():
         with session:

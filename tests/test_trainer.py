@@ -93,11 +93,11 @@ def test_frozen_layers_keep_weights_and_statistics(tmp_path, tiny_reader, name):
 def test_loss_counts_weights_of_images(tmp_path, tiny_reader):
     trainer = make_trainer(tmp_path, tiny_reader, rate=0.0)
     batch = dict(tiny_reader.train_batch(0))
-    whole = trainer._train_step(batch, np.float32(0))[0]["loss"].numpy()
+    whole = trainer._train_step(batch, np.float32(0), np.float32(0))[0]["loss"].numpy()
     batch["weights"] = np.array([1, 1, 1, 0, 0, 0], np.float32)
-    half = trainer._train_step(batch, np.float32(0))[0]["loss"].numpy()
+    half = trainer._train_step(batch, np.float32(0), np.float32(0))[0]["loss"].numpy()
     batch["weights"] = 1 - batch["weights"]
-    other = trainer._train_step(batch, np.float32(0))[0]["loss"].numpy()
+    other = trainer._train_step(batch, np.float32(0), np.float32(0))[0]["loss"].numpy()
     np.testing.assert_allclose((half + other) / 2, whole, rtol=1e-5)
     assert abs(half - other) > 1e-4
 

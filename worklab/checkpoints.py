@@ -80,7 +80,7 @@ class Checkpoints:
         arrays: Mapping[str, np.ndarray],
         state: Mapping[str, Any],
         *,
-        best_steps: Collection[int] = (),
+        kept_steps: Collection[int] = (),
     ) -> Path:
         """Write a checkpoint, then delete what need not be kept.
 
@@ -88,7 +88,7 @@ class Checkpoints:
             step: Its step; a checkpoint of the same step is replaced.
             arrays: What it holds, by name.
             state: What it holds beside, as JSON has it.
-            best_steps: Steps whose checkpoints are not deleted.
+            kept_steps: Steps whose checkpoints are not deleted.
 
         Returns:
             Path of the file.
@@ -121,7 +121,7 @@ class Checkpoints:
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
-        self.delete_old(step, best_steps)
+        self.delete_old(step, kept_steps)
         return path
 
     def load(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -161,7 +161,7 @@ class Checkpoints:
         for step in self.steps():
             self._link_into_queues(self.path(step))
 
-    def delete_old(self, step: int, best_steps: Collection[int]) -> None:
+    def delete_old(self, step: int, kept_steps: Collection[int]) -> None:
         """Delete what need not be kept, now that the checkpoint of `step` is there.
 
         What is newer stays: it was passed over as broken, so it must not count.
@@ -169,7 +169,7 @@ class Checkpoints:
         steps = [each for each in self.steps() if each <= step]
         for each in steps[: -self.keep]:
             kept = self.keep_every and each % self.keep_every == 0
-            if each not in best_steps and not kept:
+            if each not in kept_steps and not kept:
                 with open(self.folder / _DELETED, "a", encoding="utf-8") as file:
                     file.write(f"{each}\n")
                 self.path(each).unlink(missing_ok=True)

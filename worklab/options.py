@@ -267,34 +267,131 @@ class RestoreOptions:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerOptions:
-    """How gradients become updates."""
+    """How gradients become updates; None takes the optimizer's own number.
 
-    name: Literal["sgd", "adam", "adamw", "rmsprop"] = "sgd"
-    """Keras optimizer; `sgd` has the momentum below."""
-    momentum: float = 0.9
-    """Momentum of sgd and rmsprop, in [0, 1)."""
-    nesterov: bool = True
-    """Nesterov's momentum; sgd only."""
+    A number that the optimizer does not have is an error.
+    """
+
+    name: Literal[
+        "sgd",
+        "rmsprop",
+        "adagrad",
+        "adadelta",
+        "adam",
+        "adamw",
+        "adamax",
+        "nadam",
+        "adafactor",
+        "lamb",
+        "lion",
+        "ftrl",
+        "muon",
+    ] = "sgd"
+    """Keras optimizer; adamw, lamb, lion and muon decay apart from the gradient."""
+    momentum: float | None = None
+    """Momentum of sgd and rmsprop (None: 0.9), and muon, in [0, 1)."""
+    nesterov: bool | None = None
+    """Nesterov's momentum, of sgd (None: yes) and muon."""
+    beta_1: float | None = None
+    """Decay of the mean gradient, of the adam family, lamb and lion, in [0, 1)."""
+    beta_2: float | None = None
+    """Decay of the mean square, of the adam family, lamb and lion, in [0, 1)."""
+    rho: float | None = None
+    """Decay of the mean square of rmsprop and adadelta, in [0, 1)."""
+    epsilon: float | None = None
+    """Added to what the optimizer divides by."""
+    initial_accumulator_value: float | None = None
+    """First value of the squares that adagrad and ftrl add up."""
+    learning_rate_power: float | None = None
+    """Power of ftrl's sum of squares, at most 0."""
+    l1_regularization_strength: float | None = None
+    """Pull of ftrl towards zero, by the absolute value."""
+    l2_regularization_strength: float | None = None
+    """Pull of ftrl towards zero, by the square."""
     clip_norm: float | None = None
     """Largest global norm of the gradient, over all trained layers; None: any."""
+    clip_variable_norm: float | None = None
+    """Largest norm of each variable's gradient; None: any."""
+    clip_value: float | None = None
+    """Largest absolute value in a gradient; None: any."""
     average: float | None = None
     """Momentum of a moving average of the weights, to test with; None: no average."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleOptions:
-    """The learning rate as a function of the step."""
+    """The learning rate as a function of the step, under a warm-up.
 
-    name: Literal["fixed", "cosine", "one-cycle"] = "fixed"
-    """Shape; `cosine` and `one-cycle` have a length."""
+    A number that the shape does not have is an error.
+    """
+
+    name: Literal[
+        "fixed",
+        "exponential",
+        "polynomial",
+        "steps",
+        "cosine",
+        "triangular",
+        "triangular2",
+        "exp-range",
+        "triangular-hold",
+        "one-cycle",
+    ] = "fixed"
+    """Shape; `polynomial`, `cosine` and `one-cycle` have a length."""
     num_steps: int | None = None
-    """Length of `cosine` and `one-cycle`; None: that of the run, where it has one."""
+    """Step at which that length ends; None: the end of the run, where it has one."""
     learning_rate: float = 0.1
     """The largest learning rate; each layer's is this times its `lr_mult`."""
     warmup_steps: int = 0
-    """Steps of linear rise from zero; not for `one-cycle`, which has its own."""
+    """Steps of linear rise from zero to where the shape begins."""
+    end_learning_rate: float = 0.0
+    """Where `polynomial` and `cosine` end."""
+    decay_steps: int = 1000
+    """Steps in which `exponential` falls by `decay_rate`."""
+    decay_rate: float = 0.94
+    """What `exponential` multiplies the learning rate with."""
+    staircase: bool = True
+    """`exponential` falls at once after `decay_steps`, not a little at each step."""
+    power: float = 1.0
+    """Power of `polynomial`; 1 falls evenly."""
+    drops: tuple[int, ...] = ()
+    """Steps of the run at which `steps` falls."""
+    drop_factor: float = 0.1
+    """What `steps` multiplies the learning rate with."""
+    period: int | None = None
+    """Steps before `cosine` restarts at the peak; None: it never does."""
+    period_mult: float = 1.0
+    """Length of a period of `cosine` as a multiple of the one before."""
+    peak_mult: float = 1.0
+    """Peak of `cosine` after a restart as a multiple of the one before."""
+    base_learning_rate: float | None = None
+    """Least learning rate of the cycles; None: a quarter of the largest."""
+    stepsize: int = 2000
+    """Steps in which a cycle rises, and in which it falls; 2 to 10 epochs."""
+    gamma: float = 0.99994
+    """What the height of `exp-range` is multiplied with at each step."""
+    hold: int | None = None
+    """Steps that `triangular-hold` stays at the base; None: `stepsize`."""
+    cool_down: Literal["off", "log", "step", "plateau"] = "off"
+    """After cycles, a fall far below the base; `runs cool-down RUN` asks for it."""
+    cool_down_decades: float = 3.0
+    """Powers of ten that `log` falls by, in `stepsize` steps."""
+    cool_down_patience: int = 100
+    """Steps without a lower training loss before `plateau` falls to a tenth."""
+    snapshots: bool = True
+    """Keep the checkpoint of each cycle's lowest point, for `test_ensemble.py`."""
     rise: float = 0.3
     """Share of the steps in which `one-cycle` rises."""
+    start_factor: float = 1 / 25
+    """Where `one-cycle` begins, as a share of the largest learning rate."""
+    final_factor: float = 1e-4
+    """Where `one-cycle` ends, as a share of where it began."""
+    anneal: Literal["cos", "linear"] = "cos"
+    """Form of the ways of `one-cycle`."""
+    three_phase: bool = False
+    """`one-cycle` falls as long as it rose, and then from where it began."""
+    momentum: tuple[float, float] | None = (0.85, 0.95)
+    """Momentum at the peak of `one-cycle` and at its ends; None: the optimizer's."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,7 @@ from worklab.checkpoints import (
     with_averages,
 )
 from worklab.devices import LOST_WORKER, Devices
+from worklab.files import write_atomically
 from worklab.locks import RunLock
 from worklab.network import Network
 from worklab.options import RestoreOptions, SessionOptions
@@ -29,6 +30,9 @@ from worklab.stopping import StopRequested, StopSignals
 
 _logger = logging.getLogger(__name__)
 _STRICT = RestoreOptions()
+
+COOL_DOWN_FILE = "cool-down"
+"""A file of this name in a run folder asks the run to settle at the cycle's end."""
 
 
 class Stateful(Protocol):
@@ -60,6 +64,7 @@ class Session:
         devices: The `Devices` that share each batch.
         step: Training steps done.
         best_step: Step whose checkpoint is kept as the best; None: none yet.
+        snapshots: Steps whose checkpoints are kept for good, rising.
         checkpoints: The `Checkpoints` of the run.
 
     Raises:
@@ -80,6 +85,7 @@ class Session:
         self.options = options
         self.step = 0
         self.best_step: int | None = None
+        self.snapshots: list[int] = []
         self.checkpoints = Checkpoints(
             self.run / "checkpoints",
             keep=options.keep,
@@ -177,7 +183,7 @@ class Session:
         device = runtime.describe_device(self.options.precision)
         if resumed:
             if self.is_chief:
-                self.checkpoints.delete_old(self.step, self._best_steps())
+                self.checkpoints.delete_old(self.step, self._kept_steps())
             _logger.info("resumed from step %d of %s (%s)", self.step, self.run, device)
         else:
             for stateful in self._states.values():
@@ -189,12 +195,15 @@ class Session:
         self._started = True
         return report
 
-    def save(self) -> Path:
+    def save(self, *, snapshot: bool = False) -> Path:
         """Write one checkpoint of everything tracked, at this step, on the chief.
 
         The values are those of now, but the file is written beside training; `finish`
         waits for it, and so does the next `save`. Where writing failed, that is where
         the error is raised.
+
+        Args:
+            snapshot: Keep it for good.
 
         Returns:
             Path of the file to be.
@@ -209,16 +218,19 @@ class Session:
                 "`Session.save` needs a started session, or it would save random "
                 "numbers as progress. Call `start` first. Received: save before start"
             )
+        if snapshot and self.step not in self.snapshots:
+            self.snapshots.append(self.step)
         state = {
             "step": self.step,
             "best_step": self.best_step,
+            "snapshots": list(self.snapshots),
             "class_names": self._class_names,
             "layout": self._layout,
             "averages": self._averages,
             "states": {name: s.get_state() for name, s in self._states.items()},
         }
         self.finish()
-        best_steps = self._best_steps()
+        kept_steps = self._kept_steps()
         self._saved_step, self._saved_best_step = self.step, self.best_step
         if not self.is_chief:
             return self.checkpoints.path(self.step)
@@ -233,7 +245,7 @@ class Session:
             ).get_concrete_function()
         tensors = dict(zip(self._variables, self._read_variables(), strict=True))
         self._saving = self._background.submit(
-            self._write, self.step, tensors, state, best_steps
+            self._write, self.step, tensors, state, kept_steps
         )
         return self.checkpoints.path(self.step)
 
@@ -318,6 +330,22 @@ class Session:
     def stop_requested(self) -> bool:
         """Whether a signal, or the time limit, has asked the run to stop."""
         return self._signals.number is not None
+
+    def asked_to_cool_down(self) -> bool:
+        """Return whether somebody has asked for a cool-down by this step.
+
+        The request is a file in the run folder. The first step at which it is seen is
+        noted there, so that a run that goes on from before begins at the same step.
+        """
+        asked = False
+        path = self.run / COOL_DOWN_FILE
+        if self.is_chief and path.exists():
+            noted = path.read_text(encoding="utf-8").strip()
+            if not noted.isdecimal():
+                noted = str(self.step)
+                write_atomically(path, lambda file: file.write(f"{self.step}\n"))
+            asked = int(noted) <= self.step
+        return self.devices.any(asked)
 
     def raise_if_stopped(self) -> None:
         """Raise where it is safe to stop; all workers stop at the same place.
@@ -435,6 +463,7 @@ class Session:
         self._assign(path, arrays)
         self.step = self._saved_step = state["step"]
         self.best_step = self._saved_best_step = state["best_step"]
+        self.snapshots = list(state.get("snapshots", []))
         for name, stateful in self._states.items():
             if name in state["states"]:
                 stateful.set_state(state["states"][name])
@@ -462,21 +491,21 @@ class Session:
         step: int,
         tensors: dict[str, Any],
         state: Mapping[str, Any],
-        best_steps: set[int],
+        kept_steps: set[int],
     ) -> Path:
         arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
         # What the state counts must be on disk before the checkpoint that counts it.
         if (self.run / "history.csv").exists():
             bring_to_disk(self.run / "history.csv")
-        return self.checkpoints.save(step, arrays, state, best_steps=best_steps)
+        return self.checkpoints.save(step, arrays, state, kept_steps=kept_steps)
 
-    def _best_steps(self) -> set[int]:
-        """Return the best step now, and that of the checkpoint before.
+    def _kept_steps(self) -> set[int]:
+        """Return the snapshots, the best step now, and that of the checkpoint before.
 
         The newest file may turn out damaged; then the one before needs its best.
         """
-        best_steps = {self.best_step, self._saved_best_step} - {None}
-        return {step for step in best_steps if step is not None}
+        best_steps = (self.best_step, self._saved_best_step)
+        return {*self.snapshots, *(step for step in best_steps if step is not None)}
 
 
 def _is_optimizer(name: str) -> bool:

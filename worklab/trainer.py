@@ -19,10 +19,11 @@ from worklab.layers import BatchNormalization
 from worklab.micro_batches import Gradients, sum_over_parts
 from worklab.mixing import partners
 from worklab.network import Network
-from worklab.optimizers import averages, make_optimizer
+from worklab.optimizers import averages, make_optimizer, movable_momentum, slots
 from worklab.options import OptimizerOptions, TrainingOptions
 from worklab.reader import Batch, Reader
 from worklab.runtime import matmul_limit
+from worklab.schedules import Schedule
 from worklab.session import Session
 from worklab.tester import batch_signature
 from worklab.writer import Writer
@@ -72,7 +73,8 @@ class Trainer:
         session: Counts the steps, saves, and stops the run.
         writer: Where the numbers go.
         learning_rate: Learning rate as a function of the step, counted from 0; each
-            layer's is this times its `lr_mult`.
+            layer's is this times its `lr_mult`. A `Schedule` may move the momentum,
+            keep snapshots and cool down as well.
         optimizer: Kind and numbers of the optimizer.
         options: Numbers of the loop.
 
@@ -87,7 +89,7 @@ class Trainer:
         session: Session,
         writer: Writer,
         *,
-        learning_rate: Callable[[int], float],
+        learning_rate: Schedule | Callable[[int], float],
         optimizer: OptimizerOptions = OptimizerOptions(),
         options: TrainingOptions = TrainingOptions(),
     ) -> None:
@@ -100,10 +102,15 @@ class Trainer:
         self.session = session
         self.devices = session.devices
         self.writer = writer
-        self.learning_rate = learning_rate
+        self.schedule = (
+            learning_rate
+            if isinstance(learning_rate, Schedule)
+            else Schedule(learning_rate)
+        )
         self.options = options
         with self.devices.strategy.scope():
             self.optimizer = make_optimizer(optimizer, network)
+            self._momentum = self.schedule.momentum and movable_momentum(self.optimizer)
         if _sees_gpu():
             _check_memory(session.options.gpu_megabytes, network, self.optimizer)
         self._averages = averages(self.optimizer, network)
@@ -117,15 +124,13 @@ class Trainer:
         self._step_function: Any = None
         self._clock = Clock()
         self._cache: FeatureCache | None = None
-        session.track_variables(
-            {variable.path: variable for variable in self.optimizer.variables},
-            prefix="optimizer/",
-        )
+        session.track_variables(slots(self.optimizer, network), prefix="optimizer/")
         session.track_averages(
             {name: f"optimizer/{v.path}" for name, v in self._averages.items()}
         )
         session.track_state("writer", writer)
         session.track_state("trainer", self)
+        session.track_state("schedule", self.schedule)
 
     @property
     def num_traces(self) -> int:
@@ -135,7 +140,7 @@ class Trainer:
         return int(self._step_function.experimental_get_tracing_count())
 
     def train(self, num_steps: int, *, last_step: int | None = None) -> None:
-        """Train for a number of steps.
+        """Train for a number of steps, or until the schedule's cool-down is over.
 
         Args:
             num_steps: At least 0.
@@ -156,26 +161,18 @@ class Trainer:
         if self.session.is_new:
             self._start_cold()
         if self.options.cache_features and self._cache is None:
-            folder = self.session.run / "cache"
-            if not self.devices.is_chief:
-                folder /= f"worker-{self.devices.worker}"
-            self._cache = FeatureCache(self.network, self.reader, folder)
+            self._cache = self._make_cache()
         end = self.session.step + num_steps
         self._clock.start()
-        while self.session.step < end:
+        while self.session.step < end and not self.schedule.is_over(self.session.step):
             self.session.raise_if_stopped()
+            self._cool_down_if_asked()
             with self._clock.waiting():
                 batch = self._next_batch()
             self._profile_from_here()
-            rate = self.learning_rate(self.session.step)
-            self.session.step += 1
+            rate = self.schedule(self.session.step)
             try:
-                if self.session.step not in self._skipped:
-                    numbers = self._step_function(
-                        self.devices.split(batch), np.float32(rate)
-                    )
-                    started = _Step(self.session.step, *self.devices.first(numbers))
-                    self._started_steps.append(started)
+                self._start_step(batch, rate)
                 # The newest may still be computing on a GPU while the next batch comes.
                 self._settle(leave=0 if self._is_logged(end) else 1)
             except NonFiniteLoss as error:
@@ -186,6 +183,8 @@ class Trainer:
             self._clock.count(self.reader.options.batch_size)
             self._log(rate, end, last_step or end)
             self._profile_to_here()
+            if self.schedule.is_snapshot(self.session.step):
+                self.session.save(snapshot=True)
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
@@ -282,6 +281,21 @@ class Trainer:
             self._settle(leave=0)
             self.writer.stop_profile()
 
+    def _cool_down_if_asked(self) -> None:
+        """Begin the cool-down where a cycle has ended and the run is to settle."""
+        step, cool_down = self.session.step, self.schedule.cool_down
+        if self.schedule.may_cool_down(step) and (
+            step == cool_down.planned or self.session.asked_to_cool_down()
+        ):
+            cool_down.begin(step)
+            _logger.info("the learning rate cools down from step %d on", step)
+
+    def _make_cache(self) -> FeatureCache:
+        folder = self.session.run / "cache"
+        if not self.devices.is_chief:
+            folder /= f"worker-{self.devices.worker}"
+        return FeatureCache(self.network, self.reader, folder)
+
     def _next_batch(self) -> Batch:
         if self._next_step != self.session.step:  # at first, and after a restore
             source = self._cache or self.reader
@@ -291,9 +305,21 @@ class Trainer:
         if self._step_function is None:
             self._step_function = self.devices.function(
                 self._train_step,
-                [batch_signature(batch), tf.TensorSpec((), tf.float32)],
+                [batch_signature(batch), *[tf.TensorSpec((), tf.float32)] * 2],
             )
         return batch
+
+    def _start_step(self, batch: Batch, rate: float) -> None:
+        move = self.schedule.momentum
+        momentum = 0.0 if move is None else move(self.session.step)
+        self.session.step += 1
+        if self.session.step in self._skipped:
+            return
+        numbers = self._step_function(
+            self.devices.split(batch), np.float32(rate), np.float32(momentum)
+        )
+        started = _Step(self.session.step, *self.devices.first(numbers))
+        self._started_steps.append(started)
 
     def _is_logged(self, end: int) -> bool:
         return (
@@ -301,7 +327,10 @@ class Trainer:
         )
 
     def _train_step(
-        self, batch: Mapping[str, tf.Tensor], learning_rate: tf.Tensor
+        self,
+        batch: Mapping[str, tf.Tensor],
+        learning_rate: tf.Tensor,
+        momentum: tf.Tensor,
     ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         """Update the weights on one device, by the rows of all devices.
 
@@ -319,6 +348,8 @@ class Trainer:
         gradients, sums, losses = self.devices.sum((gradients, sums, losses))
         self.devices.average(self._statistics)
         self.optimizer.learning_rate.assign(learning_rate)
+        if self._momentum is not None:
+            self._momentum.assign(momentum)
         self.optimizer.apply(gradients, self._learning)  # multiplies by each lr_mult
         scalars = {name: value / total_weight for name, value in sums.items()}
         return scalars | {"gradient_norm": tf.linalg.global_norm(gradients)}, losses
@@ -357,6 +388,7 @@ class Trainer:
             if not np.isfinite([scalars["loss"], scalars["gradient_norm"]]).all():
                 self._started_steps.clear()
                 raise self._not_finite(step, scalars)
+            self.schedule.cool_down.observe(step.number, scalars["loss"])
             for name, value in (scalars | {"steps": 1.0}).items():
                 self._sums[name] = self._sums.get(name, 0.0) + value
 
