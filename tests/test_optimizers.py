@@ -1,10 +1,12 @@
+import typing
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from worklab import Network
-from worklab.optimizers import make_optimizer
+from worklab.optimizers import make_optimizer, movable_momentum, slots
 from worklab.options import LayerOptions, OptimizerOptions
 
 from .conftest import TinyNetwork
@@ -44,7 +46,7 @@ def apply(optimizer, network, gradients, rate):
     optimizer.learning_rate.assign(rate)
     name_of = {id(v): name for name, v in network.variables.items()}
     variables = network.model.trainable_variables
-    ordered = [tf.constant(gradients[name_of[id(v)]]) for v in variables]
+    ordered = [tf.convert_to_tensor(gradients[name_of[id(v)]]) for v in variables]
     optimizer.apply(ordered, variables)
 
 
@@ -165,6 +167,129 @@ def test_update_is_multiplied_also_where_its_size_ignores_the_gradient(name):
     np.testing.assert_allclose(slow.mean() / plain.mean(), 0.01, rtol=1e-5)
 
 
+ALL = typing.get_args(typing.get_type_hints(OptimizerOptions)["name"])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_multiplied_update_is_kerass_own_at_the_multiplied_rate(name):
+    base, settings = {
+        "sgd": (keras.optimizers.SGD, {"momentum": 0.9, "nesterov": True}),
+        "rmsprop": (keras.optimizers.RMSprop, {"momentum": 0.9}),
+        "adamw": (keras.optimizers.Adam, {}),
+        "adafactor": (keras.optimizers.Adafactor, {"relative_step": False}),
+        "muon": (
+            keras.optimizers.Muon,
+            {"weight_decay": None, "adam_weight_decay": None},
+        ),
+    }.get(name, (getattr(keras.optimizers, name.title(), None), {}))
+    network = make_full(weight_decay=0.0, slow=0.25, plain=1.0)
+    starts = values(network)
+    ours = make_optimizer(OptimizerOptions(name=name), network)
+    plain = {"slow/kernel": 0.25, "plain/bias": 1.0}
+    references = {}
+    for variable in plain:
+        weight = keras.Variable(starts[variable], name="weight")
+        references[variable] = weight, base(0.1, **settings)
+        references[variable][1].build([weight])
+    for gradients, rate in zip(random_gradients(network, 3), RATES, strict=True):
+        apply(ours, network, gradients, rate)
+        for variable, lr_mult in plain.items():
+            weight, reference = references[variable]
+            reference.learning_rate.assign(rate * lr_mult)
+            reference.apply([tf.constant(gradients[variable])], [weight])
+    for variable, (weight, _) in references.items():
+        expected = weight.value.numpy()
+        assert not np.array_equal(expected, starts[variable])
+        np.testing.assert_allclose(values(network)[variable], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_slots_have_names_that_another_process_has_too(name):
+    networks = [make_full(), make_full()]  # Keras numbers the second one's otherwise
+    kinds = [make_optimizer(OptimizerOptions(name=name), each) for each in networks]
+    steps = random_gradients(networks[0], count=3)
+    for gradients in steps[:2]:
+        apply(kinds[0], networks[0], gradients, 0.1)
+    first, second = (slots(*pair) for pair in zip(kinds, networks, strict=True))
+    assert list(first) == list(second)
+    assert len(first) == len(kinds[0].variables)
+    for path, variable in first.items():
+        second[path].assign(variable)
+    for path, variable in networks[0].variables.items():
+        networks[1].variables[path].assign(variable)
+    for optimizer, network in zip(kinds, networks, strict=True):
+        apply(optimizer, network, steps[2], 0.1)
+    for path, value in values(networks[0]).items():
+        np.testing.assert_array_equal(value, values(networks[1])[path])
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "nadam", "lamb", "muon"])
+def test_momentum_can_be_moved_from_step_to_step(name):
+    kernels = []
+    for moved in (0.9, 0.05):
+        network = make_full(weight_decay=0.0)
+        optimizer = make_optimizer(OptimizerOptions(name=name), network)
+        momentum = movable_momentum(optimizer)
+        step = tf.function(
+            lambda gradients, o=optimizer, n=network: apply(o, n, gradients, 0.1)
+        )
+        for gradients, value in zip(
+            random_gradients(network, 3), (0.9, moved, 0.9), strict=True
+        ):
+            momentum.assign(value)
+            step({k: tf.constant(v) for k, v in gradients.items()})
+        kernels.append(values(network)["plain/kernel"])
+    assert not np.allclose(*kernels)
+    fixed = {"beta_1": 0.9} if name in ("adam", "nadam", "lamb") else {"momentum": 0.9}
+    network = make_full(weight_decay=0.0)
+    optimizer = make_optimizer(OptimizerOptions(name=name, **fixed), network)
+    for gradients in random_gradients(network, 3):
+        apply(optimizer, network, gradients, 0.1)
+    np.testing.assert_allclose(
+        values(network)["plain/kernel"], kernels[0], rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [OptimizerOptions(name="rmsprop"), OptimizerOptions(momentum=0.0)],
+    ids=["rmsprop", "sgd without"],
+)
+def test_moving_a_momentum_that_is_not_there_is_an_error(options):
+    optimizer = make_optimizer(options, make_full())
+    with pytest.raises(ValueError, match="`--schedule.momentum None`.*Received: the"):
+        movable_momentum(optimizer)
+
+
+def test_number_of_another_optimizer_is_an_error():
+    with pytest.raises(ValueError, match="number of rmsprop, adadelta; .*rho=0.9 with"):
+        make_optimizer(OptimizerOptions(rho=0.9), make_full())
+
+
+@pytest.mark.parametrize(
+    ("option", "clipped"),
+    [
+        ({"clip_value": 0.5}, lambda g: np.clip(g, -0.5, 0.5)),
+        ({"clip_variable_norm": 0.5}, lambda g: g * min(1, 0.5 / np.linalg.norm(g))),
+    ],
+)
+def test_clipping_of_each_variable(option, clipped):
+    network = make_full(weight_decay=0.0, slow=1.0)
+    set_to_zero(network)
+    options = OptimizerOptions(momentum=0.0, **option)
+    optimizer = make_optimizer(options, network)
+    (gradients,) = random_gradients(network)
+    apply(optimizer, network, gradients, 1.0)
+    for name, value in values(network).items():
+        np.testing.assert_allclose(value, -clipped(gradients[name]), rtol=1e-5)
+
+
+def test_clipping_in_two_ways_is_an_error():
+    options = OptimizerOptions(clip_norm=1.0, clip_value=1.0)
+    with pytest.raises(ValueError, match="give one of .*'clip_value': 1.0"):
+        make_optimizer(options, make_full())
+
+
 def test_unknown_optimizer_is_an_error():
     with pytest.raises(ValueError, match=r"one of \['sgd', .*Received: name='sgdm'"):
         make_optimizer(OptimizerOptions(name="sgdm"), make_full())
@@ -191,10 +316,10 @@ def test_frozen_layers_keep_weights_statistics_and_have_no_slots(name, tiny_imag
     }
     assert unchanged == {v for v in before if v.startswith("frozen/")}
     assert {"frozen/bn/moving_mean", "frozen/conv/kernel"} <= unchanged
-    slots = [variable.path for variable in optimizer.variables]
-    assert not [path for path in slots if "frozen" in path]
+    paths = [variable.path for variable in optimizer.variables]
+    assert not [path for path in paths if "frozen" in path]
     num_each = {"sgd": 1}.get(name, 2)
-    assert len(slots) == 2 + num_each * len(variables)  # iteration, learning rate
+    assert len(paths) == 2 + num_each * len(variables)  # iteration, learning rate
 
 
 def test_layer_in_a_frozen_layer_is_frozen():
@@ -272,6 +397,8 @@ def test_network_in_which_nothing_learns_is_an_error():
         ({"momentum": 1.0}, r"`momentum` must be in \[0, 1\).*momentum=1.0"),
         ({"momentum": float("nan")}, r"`momentum` must be in \[0, 1\).*=nan"),
         ({"clip_norm": 0.0}, "`clip_norm` must be above 0.*clip_norm=0.0"),
+        ({"clip_value": 0.0}, "`clip_value` must be above 0.*clip_value=0.0"),
+        ({"beta_2": 1.0}, r"`beta_2` must be in \[0, 1\).*beta_2=1.0"),
         ({"clip_norm": -1.0}, "`clip_norm` must be above 0.*clip_norm=-1.0"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import abc
 import contextlib
+import dataclasses
 import difflib
 import re
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,7 @@ from rich.table import Table
 
 from worklab.layouts import Layout
 from worklab.options import LayerOptions
-from worklab.policies import CLASSES, Policy, Restore, Scope
+from worklab.policies import CLASSES, Policy, Restore, Scope, given_for
 from worklab.primitives import Primitives
 from worklab.seeding import seeds_from, with_seed
 
@@ -144,7 +145,7 @@ class Network(Primitives):
         self._layer_of: dict[str, str] = {}
         self.variables: dict[str, Any] = {}
         self._name_variables()
-        self._check_multiplied_scopes_exist()
+        self._check_multipliers(options.lr_mult)
 
     @abc.abstractmethod
     def _construct(self, images: Any) -> Any:
@@ -244,6 +245,32 @@ class Network(Primitives):
         """Return the Keras layer of a name with slashes."""
         return self._keras_layers[name.replace("/", ".")]
 
+    def multipliers(self, given: Mapping[str, float]) -> dict[str, float]:
+        """Return the multipliers of the layers in scopes; the innermost scope wins.
+
+        Args:
+            given: Multipliers by scope, at least 0.
+
+        Raises:
+            ValueError: If the network has no such scope, or one is negative.
+        """
+        self._check_multipliers(given)
+        found = {path: given_for(path, given) for path in self.policies}
+        return {path: value for path, value in found.items() if value is not None}
+
+    def set_multipliers(self, multipliers: Mapping[str, float]) -> None:
+        """Let layers learn at other multipliers from now on; 0 freezes them.
+
+        Who trains must take notice: a `Trainer` does where its stages say so.
+
+        Args:
+            multipliers: By the name of the layer with slashes.
+        """
+        for path, lr_mult in multipliers.items():
+            policy = self.policies[path]
+            self.policies[path] = dataclasses.replace(policy, lr_mult=lr_mult)
+            self.keras_layer(path).trainable = lr_mult > 0
+
     def summary(self) -> str:
         """Return a table of all variables: shape, policy, and where they come from."""
         table = Table(
@@ -335,7 +362,9 @@ class Network(Primitives):
                 "saved and restored. Give one of them another `scope=`. "
                 f"Received: scope={scope!r} twice"
             )
-        lr_mult = self._multiplier(inner)
+        lr_mult = given_for(inner.path, self.options.lr_mult)
+        if lr_mult is None:
+            lr_mult = inner.lr_mult
         self.policies[inner.path] = Policy(
             lr_mult=lr_mult,
             restore=inner.restore,
@@ -385,14 +414,6 @@ class Network(Primitives):
         return (
             keras.ops.flip(images, axis=-1) if self.channel_order == "BGR" else images
         )
-
-    def _multiplier(self, scope: Scope) -> float:
-        parts = scope.path.split("/")
-        for length in range(len(parts), 0, -1):
-            given = self.options.lr_mult.get("/".join(parts[:length]))
-            if given is not None:
-                return given
-        return scope.lr_mult
 
     def _all_layers(self) -> list[Any]:
         """Return the layers, with those that only training needs."""
@@ -466,12 +487,11 @@ class Network(Primitives):
                 "`std` divides the pixels, so each of its numbers must be above 0. "
                 f"Received: std={self.std}"
             )
-        for name, value in [
-            ("weight_decay", self.options.weight_decay),
-            *((f"lr_mult of {k}", v) for k, v in self.options.lr_mult.items()),
-        ]:
-            if not value >= 0:
-                raise ValueError(f"`{name}` must be at least 0. Received: {value}")
+        if not self.options.weight_decay >= 0:
+            raise ValueError(
+                "`weight_decay` must be at least 0. "
+                f"Received: {self.options.weight_decay}"
+            )
 
     def _check_channels(self) -> None:
         channels = self.image_shape[-1]
@@ -484,18 +504,22 @@ class Network(Primitives):
                     f"Received: image_shape={self.image_shape}, {name}={values}"
                 )
 
-    def _check_multiplied_scopes_exist(self) -> None:
+    def _check_multipliers(self, given: Mapping[str, float]) -> None:
         paths = {
             "/".join(name.split("/")[:length])
             for name in self.policies
             for length in range(1, name.count("/") + 2)
         }
-        for given in self.options.lr_mult:
-            if given not in paths:
-                near = difflib.get_close_matches(given, sorted(paths), n=3, cutoff=0.0)
+        for scope, lr_mult in given.items():
+            if scope not in paths:
+                near = difflib.get_close_matches(scope, sorted(paths), n=3, cutoff=0.0)
                 raise ValueError(
                     f"`lr_mult` names a scope that `{type(self).__name__}` does not "
-                    f"have; the nearest are {near}. Received: {given!r}"
+                    f"have; the nearest are {near}. Received: {scope!r}"
+                )
+            if not lr_mult >= 0:
+                raise ValueError(
+                    f"`lr_mult of {scope}` must be at least 0. Received: {lr_mult}"
                 )
 
 

@@ -24,6 +24,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "sgd": {"momentum": 0.9, "nesterov": True},
     "rmsprop": {"momentum": 0.9},
     "adafactor": {"relative_step": False},  # or it would bound the learning rate
+    "muon": {"adam_weight_decay": None},  # the policies have it
 }
 
 # Options by range; what is not here may have any value that Keras takes.
@@ -248,13 +249,6 @@ class _FusedSGD(keras.optimizers.SGD):
         )
 
 
-class _Muon(keras.optimizers.Muon):
-    """Keras's Muon without a decay of its own for what it leaves to Adam."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(adam_weight_decay=None, **settings)
-
-
 _OPTIMIZERS: dict[str, Any] = {
     "sgd": _FusedSGD,
     "rmsprop": keras.optimizers.RMSprop,
@@ -268,7 +262,7 @@ _OPTIMIZERS: dict[str, Any] = {
     "lamb": keras.optimizers.Lamb,
     "lion": keras.optimizers.Lion,
     "ftrl": keras.optimizers.Ftrl,
-    "muon": _Muon,
+    "muon": keras.optimizers.Muon,
 }
 
 

@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Literal
 
+import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 
@@ -34,6 +35,40 @@ _Multipliers = Annotated[
         is_instance=lambda value: isinstance(value, dict),
         str_from_instance=_words_from_numbers,
     ),
+]
+
+
+def _stages_from_words(words: list[str]) -> dict[str, dict[str, float]]:
+    stages = {}
+    for word in words:
+        begin, colon, rest = word.partition(":")
+        pairs = [pair.partition("=") for pair in rest.split(",")]
+        if not (colon and begin.isdecimal() and all(equals for _, equals, _ in pairs)):
+            raise ValueError(
+                "a stage is a step, a colon, and scopes with their multipliers: "
+                f"500:stage3=0.1,stage2=0.01. Received: {word!r}"
+            )
+        stages[begin] = {scope: float(number) for scope, _, number in pairs}
+    return stages
+
+
+def _words_from_stages(stages: dict[str, dict[str, float]]) -> list[str]:
+    return [
+        f"{begin}:" + ",".join(f"{scope}={number}" for scope, number in given.items())
+        for begin, given in stages.items()
+    ]
+
+
+_Stages = Annotated[
+    dict[str, dict[str, float]],
+    PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[STEP:SCOPE=FLOAT,... ...]",
+        instance_from_str=_stages_from_words,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=_words_from_stages,
+    ),
+    tyro.conf.arg(prefix_name=False),
 ]
 
 
@@ -424,6 +459,8 @@ class SessionOptions:
 class TrainingOptions:
     """The training loop."""
 
+    stages: _Stages = dataclasses.field(default_factory=dict)
+    """Multipliers of scopes from a step on: `0:stem=0,stage1=0 500:stage1=0.1`."""
     on_nan: Literal["stop", "rollback"] = "stop"
     """At a loss that is not finite: `rollback` goes back and skips that batch."""
     log_every: int = 20

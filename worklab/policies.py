@@ -79,6 +79,16 @@ class Scope:
         )
 
 
+def given_for(path: str, given: Mapping[str, float]) -> float | None:
+    """Return the number given for the innermost scope around a layer, or None."""
+    parts = path.split("/")
+    for length in range(len(parts), 0, -1):
+        number = given.get("/".join(parts[:length]))
+        if number is not None:
+            return number
+    return None
+
+
 def _inside(restore: Restore, name: str) -> Restore:
     """Return what a scope's `restore` means for the scope `name` in it."""
     if isinstance(restore, bool) or restore == CLASSES:

@@ -19,12 +19,19 @@ from worklab.layers import BatchNormalization
 from worklab.micro_batches import Gradients, sum_over_parts
 from worklab.mixing import partners
 from worklab.network import Network
-from worklab.optimizers import averages, make_optimizer, movable_momentum, slots
+from worklab.optimizers import (
+    averages,
+    follow,
+    make_optimizer,
+    movable_momentum,
+    slots,
+)
 from worklab.options import OptimizerOptions, TrainingOptions
 from worklab.reader import Batch, Reader
 from worklab.runtime import matmul_limit
 from worklab.schedules import Schedule
 from worklab.session import Session
+from worklab.stages import Stages
 from worklab.tester import batch_signature
 from worklab.writer import Writer
 
@@ -108,13 +115,18 @@ class Trainer:
             else Schedule(learning_rate)
         )
         self.options = options
+        self._stages = Stages(network, options.stages)
         with self.devices.strategy.scope():
-            self.optimizer = make_optimizer(optimizer, network)
+            self.optimizer = make_optimizer(
+                optimizer, network, variables=self._stages.variables
+            )
             self._momentum = self.schedule.momentum and movable_momentum(self.optimizer)
         if _sees_gpu():
             _check_memory(session.options.gpu_megabytes, network, self.optimizer)
         self._averages = averages(self.optimizer, network)
-        self._statistics, self._generators = _changing(network)
+        self._statistics: list[Any] = []
+        self._generators: list[Any] = []
+        self._trainable: list[Any] = []
         self._sums: dict[str, float] = {}
         self._skipped: set[int] = set()
         self._started_steps: collections.deque[_Step] = collections.deque()
@@ -134,7 +146,7 @@ class Trainer:
 
     @property
     def num_traces(self) -> int:
-        """How often TensorFlow has traced the step; more than 1 is a defect."""
+        """How often TensorFlow has traced the stage's step; above 1 is a defect."""
         if self._step_function is None:
             return 0
         return int(self._step_function.experimental_get_tracing_count())
@@ -167,6 +179,7 @@ class Trainer:
         while self.session.step < end and not self.schedule.is_over(self.session.step):
             self.session.raise_if_stopped()
             self._cool_down_if_asked()
+            self._enter_stage()
             with self._clock.waiting():
                 batch = self._next_batch()
             self._profile_from_here()
@@ -289,6 +302,28 @@ class Trainer:
         ):
             cool_down.begin(step)
             _logger.info("the learning rate cools down from step %d on", step)
+
+    def _enter_stage(self) -> None:
+        """Take notice of which layers learn in the next step, and how fast.
+
+        Raises:
+            RuntimeError: If a layer was thawed by other means than a stage.
+        """
+        changed = self._stages.enter(self.session.step)
+        trainable = list(map(id, self.network.model.trainable_variables))
+        if not changed and trainable == self._trainable:
+            return
+        if not {*trainable} <= {id(variable) for variable in self._stages.variables}:
+            raise RuntimeError(
+                "a layer can learn now that was frozen when the Trainer was made, so "
+                "the optimizer knows nothing of it. Say so beforehand, e.g. "
+                "`TrainingOptions(stages={'500': {'stem': 0.1}})`. Received: "
+                f"{len(trainable)} trainable variables at step {self.session.step}"
+            )
+        self._trainable = trainable
+        follow(self.optimizer, self.network, self._stages.first_steps)
+        self._statistics, self._generators = _changing(self.network)
+        self._step_function = None  # traced anew
 
     def _make_cache(self) -> FeatureCache:
         folder = self.session.run / "cache"
@@ -533,6 +568,12 @@ def _check(options: TrainingOptions, rows: int) -> None:
             "`micro_batches` must divide the images that a device has of a batch, so "
             "that its parts are of one size. "
             f"Received: micro_batches={options.micro_batches}, {rows} images"
+        )
+    if options.cache_features and options.stages:
+        raise ValueError(
+            "outputs of frozen layers are kept for all of the training, so no stage "
+            "can thaw them: go without `--stages`, or without "
+            f"`--training.cache-features`. Received: stages={options.stages}"
         )
     if (
         options.profile is not None
