@@ -9,6 +9,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import cv2
@@ -18,7 +19,7 @@ import pytest
 import worklab
 from worklab.__main__ import main as tools
 from worklab.lists import read_list
-from worklab.options import AugmentOptions
+from worklab.options import AugmentOptions, OptimizerOptions, ScheduleOptions
 from worklab.runs import read_result
 
 ROOT = Path(__file__).parent.parent
@@ -105,6 +106,20 @@ def test_table_of_augmentations_is_that_of_the_code():
             for each in (kept, made)
         ]
         assert cv2.norm(*squares, cv2.NORM_L1) / squares[0].size < 2, (name, hint)
+
+
+def test_page_and_picture_of_schedules_have_each_of_them():
+    names = typing.get_args(typing.get_type_hints(ScheduleOptions)["name"])
+    script = load_script(ROOT / "docs" / "make_schedules.py")
+    assert list(script.EXAMPLES) == list(names)
+    text = (ROOT / "docs/training.md").read_text()
+    rows = re.findall(r"(?m)^\| `([\w-]+)` \|", text)
+    assert rows == list(names)
+    optimizers = typing.get_args(typing.get_type_hints(OptimizerOptions)["name"])
+    assert all(name in text for name in optimizers)
+    rates, kept = script.follow("triangular")
+    assert rates[125] == pytest.approx(0.1)
+    assert kept == [250, 500, 750]
 
 
 def test_json_in_the_pages_is_a_list(tmp_path):
