@@ -12,10 +12,12 @@ from worklab.options import (
     AugmentOptions,
     OptimizerOptions,
     ReaderOptions,
+    ScheduleOptions,
     SessionOptions,
     TrainingOptions,
 )
 from worklab.readers import ArrayReader
+from worklab.schedules import make_schedule
 
 from .conftest import CLASS_NAMES, TinyNetwork
 
@@ -55,8 +57,11 @@ def train(run, reader, num_devices, network=Plain, *, steps=6, start=True, **set
             reader,
             session,
             writer,
-            learning_rate=lambda step: 0.1,
-            **{"options": TrainingOptions(log_every=1)} | settings,
+            **{
+                "learning_rate": lambda step: 0.1,
+                "options": TrainingOptions(log_every=1),
+            }
+            | settings,
         )
         session.start(trainer.network, CLASS_NAMES)
         trainer.train(steps - session.step)
@@ -75,8 +80,14 @@ def values(trainer):
         {"optimizer": OptimizerOptions(clip_norm=0.01)},
         {"optimizer": OptimizerOptions(name="adamw", average=0.9)},
         {"options": TrainingOptions(log_every=1, micro_batches=3)},
+        {
+            "optimizer": OptimizerOptions(name="nadam", clip_value=0.1),
+            "learning_rate": make_schedule(
+                ScheduleOptions(name="one-cycle", num_steps=6, learning_rate=0.01)
+            ),
+        },
     ],
-    ids=["clipped", "adamw", "micro-batches"],
+    ids=["clipped", "adamw", "micro-batches", "moved beta_1"],
 )
 def test_two_devices_have_the_losses_of_one(tmp_path, tiny_reader, settings):
     one, losses = train(tmp_path / "one", tiny_reader, 1, **settings)
@@ -85,6 +96,31 @@ def test_two_devices_have_the_losses_of_one(tmp_path, tiny_reader, settings):
     for name, value in values(one).items():
         np.testing.assert_allclose(values(two)[name], value, atol=1e-5, err_msg=name)
     assert two.num_traces == 1
+
+
+def test_stages_and_moved_momentum_on_two_devices_are_those_of_one(
+    tmp_path, tiny_reader
+):
+    schedule = make_schedule(ScheduleOptions(name="one-cycle", num_steps=6))
+    stages = {"0": {"slow": 0.0}, "3": {"slow": 0.1}}
+    found = [
+        train(
+            tmp_path / str(devices),
+            tiny_reader,
+            devices,
+            TinyNetwork,
+            learning_rate=schedule,
+            options=TrainingOptions(log_every=1, stages=stages),
+        )
+        for devices in (1, 2)
+    ]
+    start = TinyNetwork(3, image_shape=(8, 8, 3)).variables["slow/a/conv/kernel"]
+    for trainer, losses in found:
+        assert len(losses) == 6
+        moved = values(trainer)["slow/a/conv/kernel"] - start.value.numpy()
+        assert np.abs(moved).max() > 0
+    # Until the layer is thawed, nothing sees the parts of a batch.
+    np.testing.assert_allclose(found[0][1][:3], found[1][1][:3], rtol=1e-5)
 
 
 def test_what_does_not_learn_stays_as_it_was(tmp_path, tiny_reader):
