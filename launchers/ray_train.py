@@ -124,4 +124,4 @@ def work(config: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, face="cluster")

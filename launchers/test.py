@@ -65,4 +65,4 @@ def restore(session: Session, checkpoint: Literal["best", "latest"] | int) -> in
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, face="test")

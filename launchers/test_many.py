@@ -131,4 +131,4 @@ def write_point(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, face="test")

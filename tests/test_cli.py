@@ -1,10 +1,13 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
+import tyro
 
 from worklab import cli
+from worklab.option_files import changed_options
 from worklab.options import LayerOptions, ReaderOptions
 
 
@@ -99,12 +102,182 @@ def test_unknown_name_in_a_config_is_an_error(tmp_path, capsys):
     )
 
 
-@pytest.mark.parametrize("words", [["--config"], ["--config", "missing.json"]])
-def test_config_must_be_a_run_json(words, capsys):
+def error_of(words, capsys, **settings):
     with pytest.raises(SystemExit) as error:
-        cli.run(main, words)
+        cli.run(main, words, **settings)
     assert error.value.code == 1
-    assert "`--config` wants the `run.json` of a run" in capsys.readouterr().err
+    return capsys.readouterr().err
+
+
+def test_config_must_be_a_file_of_options(tmp_path, capsys):
+    for words in (["--config"], ["--config", "--run", "r"], ["--write-config"]):
+        found = error_of(words, capsys)
+        assert f"`{words[0]}` wants the name of a file. Received: " in found
+    match = "`--config` wants the `run.json` of a run, or a file that `--write-config`"
+    assert match in error_of(["--config", "missing.json"], capsys)
+    path = tmp_path / "x.json"
+    for text, received in {"{": "Expecting", "[]": "list", '{"b": 1}': "['b']"}.items():
+        path.write_text(text)
+        assert received in error_of([f"--config={path}"], capsys).split("Received")[1]
+
+
+# === One file for each experiment ===
+
+
+def test_written_config_gives_the_same_options(tmp_path, capsys):
+    path = tmp_path / "folder/experiment.json"
+    words = ["--reader.batch-size", "7", "--layers.lr-mult", "b", "1", "a", "0"]
+    assert cli.run(main, [*words, "--write-config", str(path)]) is None
+    assert f"{path}: written" in capsys.readouterr().out
+    read = cli.run(main, ["--config", str(path), "--run", "r"])
+    assert read == dataclasses.replace(cli.run(main, words), run=Path("r"))
+    # Sorted by name, but for a dictionary, whose order may have a meaning.
+    content = json.loads(path.read_text())["train"]
+    assert list(content) == ["layers", "pretrained", "reader", "run"]
+    assert list(content["reader"]) == sorted(content["reader"])
+    assert list(content["layers"]["lr_mult"]) == ["b", "a"]
+
+
+def test_each_launcher_has_its_own_face_of_a_config(tmp_path, capsys):
+    path = tmp_path / "experiment.json"
+    path.write_text(json.dumps({"about": "wider", "test": {"run": "tested"}}))
+    words = ["--config", str(path)]
+    assert cli.run(main, words, face="test").run == Path("tested")
+    found = error_of(words, capsys)
+    assert "no options for this launcher, which takes `train`" in found
+    assert found.endswith("Received: ['about', 'test']\n")
+    cli.run(main, ["--write-config", str(path), "--run", "trained"])
+    assert cli.run(main, words, face="test").run == Path("tested")
+    assert cli.run(main, words).run == Path("trained")
+    cli.run(main, ["--write-config", str(path), "--run", "again"])
+    assert list(json.loads(path.read_text())) == ["about", "train", "test"]
+    assert cli.run(main, words).run == Path("again")
+
+
+@pytest.mark.parametrize("text", ['{"options": {}}', '{"0.png": "cat"}', "[]", "no"])
+def test_config_is_not_written_over_something_else(text, tmp_path, capsys):
+    path = tmp_path / "train.json"
+    path.write_text(text)
+    found = error_of(["--write-config", str(path)], capsys)
+    assert "`--write-config` replaces nothing but a file of options" in found
+    assert path.read_text() == text
+
+
+def test_missing_options_of_a_config_are_the_launchers_defaults():
+    found = cli.options_from_json(Launcher, {"layers": {"lr_mult": {"a": 1}}})
+    assert found.layers == LayerOptions(lr_mult={"a": 1.0}, weight_decay=0.25)
+
+
+@dataclasses.dataclass(frozen=True)
+class Starter:
+    """Starts another launcher."""
+
+    words: tyro.conf.Positional[tuple[str, ...]] = ()
+
+
+def start(options: Starter) -> Starter:
+    return options
+
+
+def test_what_stands_after_two_dashes_is_anothers():
+    words = ["launcher.py", "--config", "x.json", "--write-config=y.json"]
+    assert cli.run(start, ["--", *words]).words == tuple(words)
+
+
+@dataclasses.dataclass(frozen=True)
+class Launcher:
+    """Has one field of each kind that options have."""
+
+    number: float = 0.0
+    count: int = 0
+    on: bool = False
+    name: str = ""
+    place: Path = Path()
+    kind: Literal["a", 1] = "a"
+    limit: float | None = None
+    step: Literal["best"] | int = "best"
+    size: tuple[int, int] = (1, 1)
+    mean: tuple[float, ...] | None = None
+    weights: dict[str, float] | Literal["balanced"] = "balanced"
+    layers: LayerOptions = LayerOptions(weight_decay=0.25)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [
+        ("number", 3, 3.0),
+        ("kind", 1, 1),
+        ("limit", None, None),
+        ("limit", 2, 2.0),
+        ("step", 7, 7),
+        ("size", [3, 4], (3, 4)),
+        ("mean", [1, 2.5, 3], (1.0, 2.5, 3.0)),
+        ("weights", {"cat": 2}, {"cat": 2.0}),
+        ("place", "a/b", Path("a/b")),
+    ],
+)
+def test_values_of_a_config_become_their_types(name, given, expected):
+    found = getattr(cli.options_from_json(Launcher, {name: given}), name)
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "expected"),
+    [
+        ("number", "3", "a number"),
+        ("number", True, "a number"),
+        ("count", "3", "int"),
+        ("count", 3.5, "int"),
+        ("count", True, "int"),
+        ("on", 1, "bool"),
+        ("on", "false", "bool"),
+        ("name", 3, "text"),
+        ("name", None, "text"),
+        ("place", 3, "a path"),
+        ("kind", "b", "one of 'a', 1"),
+        ("kind", True, "one of 'a', 1"),
+        ("limit", "none", "a number or null"),
+        ("step", "newest", "one of 'best' or int"),
+        ("size", [1], "a list of int, int"),
+        ("size", 3, "a list of int, int"),
+        ("size", [1, "2"], "a list of int, int"),
+        ("mean", ["1"], "a list of a number, ... or null"),
+        ("weights", {"cat": "2"}, "names with a number or one of 'balanced'"),
+        ("weights", [1], "names with a number or one of 'balanced'"),
+        ("layers", 3, "holds options of its own"),
+        ("layers", {"weight_decay": "0"}, "weight_decay` must be a number"),
+        ("layers", {"wd": 0}, "wd` is not an option.*'weight_decay'"),
+    ],
+)
+def test_wrong_values_of_a_config_are_errors(name, wrong, expected):
+    match = f"`{name}.*{expected}.*Received: {name}.*="
+    with pytest.raises(ValueError, match=match):
+        cli.options_from_json(Launcher, {name: wrong})
+
+
+def test_error_in_a_config_names_the_file(tmp_path, capsys):
+    path = tmp_path / "experiment.json"
+    path.write_text(json.dumps({"train": {"reader": {"batch_size": "8"}}}))
+    assert error_of(["--config", str(path)], capsys) == (
+        f"error: in `{path}`, `reader.batch_size` must be int. "
+        "Received: reader.batch_size='8'\n"
+    )
+
+
+def test_changed_options_have_their_full_names():
+    assert changed_options(Launcher()) == {}
+    changed = Launcher(
+        size=(2, 1), layers=LayerOptions(weight_decay=0.5, lr_mult={"a": 1.0})
+    )
+    assert changed_options(changed) == {
+        "size": [2, 1],
+        "layers.weight_decay": 0.5,
+        "layers.lr_mult": {"a": 1.0},
+    }
+
+
+# === Errors ===
 
 
 def test_unknown_option_is_an_error_with_a_suggestion(capsys):

@@ -187,7 +187,7 @@ def test_options_that_the_pages_name_exist(monkeypatch, capsys):
     for name in TOOLS:  # here, as a process of its own takes seconds to start
         with pytest.raises(SystemExit):
             tools([name, "--help"])
-    known = {"--help", "--config", "--logdir"}
+    known = {"--help", "--config", "--write-config", "--logdir"}
     known |= set(re.findall(r"--[a-z][\w.-]*", capsys.readouterr().out))
     for words in commands:
         done = subprocess.run(

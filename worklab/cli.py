@@ -1,12 +1,8 @@
 """Command lines: a function's signature is the table of its options."""
 
-import dataclasses
-import difflib
 import inspect
-import json
 import logging
 import sys
-import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,20 +11,39 @@ from typing import Any, TypeVar
 import tyro
 from rich.console import Console
 
+from worklab.option_files import Face, read_options, write_options
+from worklab.option_files import options_from_json as options_from_json
+from worklab.option_files import options_to_json as options_to_json
+
 Options = TypeVar("Options")
 
-_CONFIG_HELP = "`--config RUN/run.json` gives the options of a run as defaults."
+# The commands of `python -m worklab`; a mapping within is a group, `runs list`.
+Commands = Mapping[str, "Callable[..., Any] | Mapping[str, Callable[..., Any]]"]
+
+_CONFIG_HELP = (
+    "`--config FILE` gives the options of a run (its `run.json`), or of an experiment, "
+    "as defaults. `--write-config FILE` writes the options into such a file, to be "
+    "committed, and ends."
+)
 
 
-def run(main: Callable[[Options], Any], arguments: Sequence[str] | None = None) -> Any:
+def run(
+    main: Callable[[Options], Any],
+    arguments: Sequence[str] | None = None,
+    *,
+    face: Face = "train",
+) -> Any:
     """Call a launcher's `main` with the options that the command line gives.
 
-    `--config FILE` takes the options of a `run.json` as defaults, so that a run can
-    be repeated or varied. Errors that say what to do are shown without a traceback.
+    `--config FILE` takes the options of a `run.json`, or of an experiment's file, as
+    defaults, so that a run can be repeated or varied. `--write-config FILE` writes
+    such a file in place of calling `main`. Errors that say what to do are shown
+    without a traceback.
 
     Args:
         main: Takes one option dataclass; its fields become the command line.
         arguments: Words of the command line; None takes the process's own.
+        face: Part of an experiment's file that is this launcher's.
 
     Returns:
         What `main` returns.
@@ -41,67 +56,60 @@ def run(main: Callable[[Options], Any], arguments: Sequence[str] | None = None) 
     options_class: type[Options] = typing.get_type_hints(main)[parameter]
 
     def call() -> Any:
-        default = _take_config(options_class, words)
+        config = _take_word(words, "--config")
+        written = _take_word(words, "--write-config")
+        given: dict[str, Any] = {}
+        if config is not None:
+            given["default"] = read_options(Path(config), options_class, face)
         description = f"{options_class.__doc__}\n\n{_CONFIG_HELP}"
-        if default is None:
-            return main(tyro.cli(options_class, args=words, description=description))
-        return main(
-            tyro.cli(
-                options_class, default=default, args=words, description=description
-            )
+        options = tyro.cli(options_class, args=words, description=description, **given)
+        if written is None:
+            return main(options)
+        write_options(Path(written), options, face)
+        Console(soft_wrap=True).print(
+            f"{written}: written, to be read by `--config {written}`", highlight=False
         )
+        return None
 
     return _showing_errors(call)
 
 
 def run_commands(
-    commands: Mapping[str, Callable[..., Any]], arguments: Sequence[str] | None = None
+    commands: Commands,
+    arguments: Sequence[str] | None = None,
+    *,
+    program: str = "python -m worklab",
 ) -> Any:
     """Call the command that the first word names, with the options that follow.
 
     Args:
-        commands: Functions by the word that calls them.
+        commands: Functions by the word that calls them; in place of a function, the
+            commands of a second word.
         arguments: Words of the command line; None takes the process's own.
+        program: What stands before the first word.
     """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    group = commands.get(words[0]) if words else None
+    if isinstance(group, Mapping):
+        return run_commands(group, words[1:], program=f"{program} {words[0]}")
+    functions = {
+        name: _as_function(command) if isinstance(command, Mapping) else command
+        for name, command in commands.items()
+    }
     return _showing_errors(
         lambda: tyro.extras.subcommand_cli_from_dict(
-            dict(commands), prog="python -m worklab", args=arguments
+            functions, prog=program, args=words
         )
     )
 
 
-def options_from_json(
-    options_class: type[Options], values: Mapping[str, Any]
-) -> Options:
-    """Return an option dataclass from what `options_to_json` made of one.
+def _as_function(group: Mapping[str, Any]) -> Callable[[], None]:
+    """Return what stands for a group in the list of commands."""
 
-    Args:
-        options_class: Its fields are annotated; option dataclasses may nest.
-        values: By field name; what is missing keeps its default.
+    def function() -> None: ...
 
-    Raises:
-        ValueError: If a name is unknown; the nearest are suggested.
-    """
-    hints = typing.get_type_hints(options_class)
-    for name in values:
-        if name not in hints:
-            near = difflib.get_close_matches(name, hints, n=3, cutoff=0.0)
-            raise ValueError(
-                f"`{name}` is not an option; the nearest are {near}. "
-                f"Received: {name}={values[name]!r}"
-            )
-    return options_class(**{k: _typed(hints[k], value) for k, value in values.items()})
-
-
-def options_to_json(options: Any) -> Any:
-    """Return an option dataclass as JSON has it; paths become text."""
-    if dataclasses.is_dataclass(options) and not isinstance(options, type):
-        options = dataclasses.asdict(options)
-    if isinstance(options, Mapping):
-        return {name: options_to_json(value) for name, value in options.items()}
-    if isinstance(options, list | tuple):
-        return [options_to_json(value) for value in options]
-    return str(options) if isinstance(options, Path) else options
+    function.__doc__ = f"One of: {', '.join(group)}."
+    return function
 
 
 def _showing_errors(call: Callable[[], Any]) -> Any:
@@ -123,33 +131,25 @@ def _showing_errors(call: Callable[[], Any]) -> Any:
         raise SystemExit(130) from None
 
 
-def _take_config(options_class: type[Options], words: list[str]) -> Options | None:
-    words[:] = [part for word in words for part in _split_config(word)]
-    if "--config" not in words:
+def _take_word(words: list[str], name: str) -> str | None:
+    """Take an option and its word out of a command line; None: it is not there.
+
+    Raises:
+        ValueError: If no word follows.
+    """
+    # What stands after `--` is another command's.
+    own = words[: words.index("--")] if "--" in words else list(words)
+    rest = words[len(own) :]
+    own = [
+        part
+        for word in own
+        for part in (word.split("=", 1) if word.startswith(f"{name}=") else [word])
+    ]
+    if name not in own:
         return None
-    place = words.index("--config")
-    path = Path(words[place + 1] if place + 1 < len(words) else "")
-    del words[place : place + 2]
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))["options"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"`--config` wants the `run.json` of a run. Received: `{path}` ({error})"
-        ) from error
-    return options_from_json(options_class, values)
-
-
-def _split_config(word: str) -> list[str]:
-    return word.split("=", 1) if word.startswith("--config=") else [word]
-
-
-def _typed(hint: Any, value: Any) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return options_from_json(hint, value)
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        if value is None:
-            return None
-        hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
-    if typing.get_origin(hint) is tuple:
-        return tuple(value)
-    return Path(value) if hint is Path else value
+    place = own.index(name)
+    value = own[place + 1] if place + 1 < len(own) else ""
+    if not value or value.startswith("--"):
+        raise ValueError(f"`{name}` wants the name of a file. Received: {value!r}")
+    words[:] = own[:place] + own[place + 2 :] + rest
+    return value
