@@ -1,11 +1,17 @@
+import dataclasses
 import json
+import os
+import re
+import subprocess
+import time
 
 import pytest
 
 from launchers import train
 from tests.conftest import CLASS_NAMES
-from worklab import Network, Session, runtime
+from worklab import Network, Session, provenance, runtime
 from worklab.options import DataOptions, LayerOptions, ReaderOptions, SessionOptions
+from worklab.provenance import describe_code, describe_machine, package_versions
 from worklab.readers import JsonListReader
 from worklab.runs import (
     load_network_class,
@@ -119,6 +125,117 @@ def test_changed_options_are_logged(tmp_path, tiny_folder, caplog, monkeypatch):
     second = options(tiny_folder, save_every=7)
     write_run(Session(tmp_path), second, network, reader)
     assert "`save_every` was 500, is 7" in caplog.text
+
+
+# === Where a run comes from ===
+
+
+@pytest.fixture
+def project(network_file):
+    """A committed project with a network."""
+    git(network_file.parent, "init", "--quiet")
+    commit(network_file.parent)
+    return network_file
+
+
+def git(folder, *words):
+    names = {"GIT_CONFIG_GLOBAL": os.devnull}
+    for role in ("AUTHOR", "COMMITTER"):
+        names |= {f"GIT_{role}_NAME": "a", f"GIT_{role}_EMAIL": "a@b"}
+    done = subprocess.run(
+        ["git", "-C", folder, *words],
+        env=os.environ | names,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def commit(folder):
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "-m", "a")
+
+
+def test_record_says_what_a_run_was_started_with(tmp_path, tiny_folder, project):
+    name = f"{project}:MyNetwork"
+    given = options(tiny_folder, name, session=SessionOptions(seed=3), save_every=7)
+    given = resolve(dataclasses.replace(given, pretrained=None))
+    reader = make_reader("train", CLASS_NAMES, given)
+    network = make_network(reader, given)
+    run = tmp_path / "run"
+    write_run(Session(run), given, network, reader)
+    content = json.loads((run / "run.json").read_text())
+    assert content["changed"] == {
+        "save_every": 7,
+        "network": name,
+        "pretrained": None,
+        "data.folder": str(tiny_folder),
+        "reader.image_size": [8, 8],
+        "session.seed": 3,
+    }
+    assert content["seed"] == 3
+    head = git(project.parent, "rev-parse", "HEAD")
+    assert content["revisions"]["network"] == head
+    assert "worklab" in content["revisions"]
+    assert content["data"]["test"] is not None
+    assert {"processor", "cores", "memory_gigabytes", "gpus"} < {*content["machine"]}
+    (project.parent / "helper_of_my_network.py").write_text("WIDTH = 5\n")
+    write_run(Session(run), given, network, reader)
+    again = json.loads((run / "run.json").read_text())
+    assert again["started"] == content["started"]
+    assert again["revisions"]["network"] == f"{head}-dirty"
+    changes = (run / "changes.diff").read_text()
+    assert "-WIDTH = 4\n+WIDTH = 5\n" in changes
+    git(project.parent, "checkout", ".")
+    (tmp_path / "own.diff").write_text(changes.split("# worklab:")[0])
+    git(project.parent, "apply", tmp_path / "own.diff")
+    assert "5" in (project.parent / "helper_of_my_network.py").read_text()
+
+
+def test_changes_are_only_there_where_something_is_changed(project):
+    revisions, changes = describe_code({"network": project})
+    assert (len(revisions["network"]), changes) == (40, "")
+    project.write_text("x\n" * provenance.CHANGES_BYTES)
+    revisions, changes = describe_code({"network": project})
+    assert revisions["network"].endswith("-dirty")
+    assert len(changes) < provenance.CHANGES_BYTES + 1000
+    assert changes.endswith("\n+x\n# cut, as there is more than 1000000 bytes\n")
+
+
+def test_project_that_two_files_are_in_is_named_once(project):
+    neighbour = project.parent / "helper_of_my_network.py"
+    revisions, _ = describe_code({"network": project, "worklab": neighbour})
+    assert list(revisions) == ["network"]
+
+
+def test_file_that_a_project_ignores_has_no_revision(project, tmp_path):
+    (project.parent / ".gitignore").write_text("env/\n")
+    installed = project.parent / "env" / "network.py"
+    installed.parent.mkdir()
+    installed.write_text("")
+    files = {"installed": installed, "outside": tmp_path / "x.py", "unknown": None}
+    assert describe_code(files) == (dict.fromkeys(files), "")
+
+
+@pytest.mark.parametrize("hangs", [True, False])
+def test_start_does_not_wait_for_git(hangs, project, tmp_path, monkeypatch):
+    if hangs:
+        (tmp_path / "git").write_text("#!/bin/sh\nexec /bin/sleep 60\n")
+        (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))  # else without git
+    monkeypatch.setattr(provenance, "_GIT_SECONDS", 0.1)
+    begun = time.monotonic()
+    assert describe_code({"network": project}) == ({"network": None}, "")
+    assert time.monotonic() - begun < 10
+
+
+def test_versions_are_those_of_what_the_project_asks_for():
+    versions = package_versions()
+    assert {"worklab", "keras", "opencv-python-headless"} <= {*versions}
+    assert "ruff" not in versions
+    assert all(re.match(r"\d", version) for version in versions.values())
+    assert describe_machine(["A"])["gpus"] == ["A"]
 
 
 def test_folder_of_no_run_is_an_error(tmp_path):

@@ -177,7 +177,7 @@ def outcome(run):
 
     These are times of day, speeds, and checkpoints that were saved at a stop.
     """
-    personal = {".lock", "run.json", "deleted.txt"}
+    personal = {".lock", "run.json", "changes.diff", "deleted.txt"}
     files = {
         str(path.relative_to(run)): path.read_bytes()
         for path in run.rglob("*")

@@ -17,12 +17,13 @@ from worklab.imagenet import make_imagenet_list
 from worklab.list_making import SPLIT_FRACTIONS, make_lists
 from worklab.lists import read_class_names, read_list
 from worklab.network import Network
+from worklab.network_names import load_network_class
 from worklab.options import RestoreOptions
 from worklab.packed_files import Format
 from worklab.packing import PackOptions
 from worklab.packing import pack as pack_images
 from worklab.pretrained import open_weights
-from worklab.runs import load_network_class, make_run_network, read_run
+from worklab.runs import make_run_network, read_run
 
 # A table of layers needs these columns, also where a pipe has none.
 _TABLE_WIDTH = 150

@@ -2,25 +2,20 @@
 
 import contextlib
 import dataclasses
-import datetime
-import importlib
-import importlib.util
 import inspect
 import json
 import logging
-import platform
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
-from worklab.cli import options_from_json, options_to_json
-from worklab.files import write_atomically, write_json
+from worklab.files import write_json
 from worklab.layouts import Layout, Preprocessing
-from worklab.lists import read_class_names, write_class_names
+from worklab.lists import read_class_names
 from worklab.network import Network
+from worklab.network_names import load_network_class as load_network_class
+from worklab.option_files import options_from_json, options_to_json
 from worklab.options import (
     AugmentOptions,
     DataOptions,
@@ -30,8 +25,7 @@ from worklab.options import (
     SessionOptions,
     with_test_form,
 )
-from worklab.pretrained import ImportReport, open_weights, recognise_layout
-from worklab.pretrained.cards import FILE_MODULE
+from worklab.pretrained import open_weights, recognise_layout
 from worklab.reader import Reader
 from worklab.readers import (
     MixedReader,
@@ -39,50 +33,13 @@ from worklab.readers import (
     find_class_names,
     open_reader,
 )
+from worklab.run_records import NETWORK_FILE, differences
+from worklab.run_records import write_run as write_run
 from worklab.runtime import choose_precision
 from worklab.session import Session
 from worklab.tester import TestResult
 
 _logger = logging.getLogger(__name__)
-_PACKAGES = ("tensorflow", "keras", "numpy", "grain", "opencv-python-headless")
-_NETWORK_FILE = "network.py"
-
-
-def load_network_class(name: str) -> type[Network]:
-    """Return the Network class called `file.py:Class` or `package.module:Class`.
-
-    Raises:
-        ValueError: If there is no such file, module or class, or it is no Network;
-            names the Networks that are there.
-    """
-    module_name, _, class_name = name.partition(":")
-    if not class_name:
-        raise ValueError(
-            "a network is named `file.py:Class` or `package.module:Class`, e.g. "
-            f"`my_network.py:MyNetwork`. Received: {name!r}"
-        )
-    if module_name.endswith(".py"):
-        module = _load_file(Path(module_name))
-    else:
-        try:
-            module = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            raise ValueError(
-                f"there is no module `{module_name}` ({error}); a file is named with "
-                f"its suffix, `{module_name}.py:{class_name}`. Received: {name!r}"
-            ) from error
-    found = getattr(module, class_name, None)
-    if inspect.isclass(found) and issubclass(found, Network):
-        return found
-    networks = [
-        key
-        for key, value in vars(module).items()
-        if inspect.isclass(value) and issubclass(value, Network) and value != Network
-    ]
-    raise ValueError(
-        f"`{module_name}` has no Network called `{class_name}`; it has {networks}. A "
-        f"network is a class that derives from `worklab.Network`. Received: {name!r}"
-    )
 
 
 def open_session(options: Any) -> Session:
@@ -98,74 +55,6 @@ def open_session(options: Any) -> Session:
         # Before any variable is made, as that is already done by all together.
         _check_same(session, options)
     return session
-
-
-def write_run(
-    session: Session,
-    options: Any,
-    network: Network,
-    train_reader: Reader,
-    report: ImportReport | None = None,
-) -> None:
-    """Write `run.json`, `network.py`, `classes.json` and an empty `notes.md`.
-
-    On a restart, options that differ from those of the last start are logged, and
-    those that make it another run are refused. Of several workers only the chief
-    writes.
-
-    Args:
-        session: Of the run.
-        options: The launcher's option dataclass.
-        network: The source of its module is copied.
-        train_reader: Its class names are pinned, its source is part of the run.
-        report: What was loaded at the start; None on a restart or from scratch.
-
-    Raises:
-        ValueError: If the folder has a run of another network or other images.
-    """
-    run, plain = session.run, options_to_json(options)
-    if not session.is_chief:
-        return
-    run.mkdir(parents=True, exist_ok=True)
-    path = run / "run.json"
-    folder = options.data.folder
-    sources = {"train": train_reader.path, "valid": folder / options.data.valid}
-    data: dict[str, Any] = {
-        name: path and digest_source(path) for name, path in sources.items()
-    }
-    data["mix"] = {name: digest_source(folder / name) for name in options.data.mix}
-    imported = None if report is None else dataclasses.asdict(report)
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        imported = imported or before.get("imported")
-        _refuse_another_run(run, before, plain, data)
-        for line in _differences(before["options"], plain):
-            _logger.warning("changed since the last start of %s: %s", run, line)
-    content = {
-        "options": plain,
-        "command": sys.argv,
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": {name: metadata.version(name) for name in _PACKAGES},
-        "python": platform.python_version(),
-        "machine": platform.platform(),
-        "revision": _git_revision(),
-        "data": data,
-        "imported": options_to_json(imported),
-    }
-    source = inspect.getsourcefile(type(network))
-    copy = run / _NETWORK_FILE
-    if source and Path(source).resolve() != copy.resolve():
-        text = Path(source).read_text(encoding="utf-8")
-        if copy.exists() and copy.read_text(encoding="utf-8") != text:
-            _logger.warning("changed since the last start of %s: %s", run, source)
-        write_atomically(copy, lambda file: file.write(text))
-    write_class_names(run / "classes.json", train_reader.class_names)
-    notes = run / "notes.md"
-    if not notes.exists():
-        write_atomically(notes, lambda file: file.write(f"# {run.name}\n\n"))
-    summary = network.summary()
-    write_atomically(run / "summary.txt", lambda file: file.write(summary))
-    write_json(path, content)  # last: whoever waits for the run may read it now
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +118,7 @@ def read_run(run: Path, *, data_folder: Path | None = None) -> RunSetup:
     if file.endswith(".py"):
         # Its neighbours may be imported from where it came from.
         sys.path.append(str(Path(file).resolve().parent))
-        copy = Path(run) / _NETWORK_FILE
+        copy = Path(run) / NETWORK_FILE
         setup = dataclasses.replace(setup, network=f"{copy}:{class_name}")
     return setup
 
@@ -432,27 +321,6 @@ def read_result(run: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _load_file(path: Path) -> Any:
-    if not path.is_file():
-        raise ValueError(
-            "the network's file does not exist; give the path from here. "
-            f"Received: `{path}`"
-        )
-    name = f"{FILE_MODULE}{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"`{path}` cannot be imported. Received: {path.suffix!r}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # as an import would, e.g. for `inspect`
-    neighbours = str(path.resolve().parent)
-    sys.path.insert(0, neighbours)
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(neighbours)
-    return module
-
-
 def _check_same(session: Session, options: Any) -> None:
     source = inspect.getsourcefile(load_network_class(options.network))
     files = {
@@ -464,56 +332,10 @@ def _check_same(session: Session, options: Any) -> None:
     digests = {name: path and digest_source(path) for name, path in files.items()}
     own = {"content of": digests} | options_to_json(options)
     _, of_chief = session.devices.from_chief(lambda: ({}, own))
-    lines = _differences(of_chief, own)
+    lines = differences(of_chief, own)
     if session.devices.any(bool(lines)):
         found = "; ".join(lines) or "the same here, others on another worker"
         raise RuntimeError(
             "all workers must be started with the options, lists and files of the "
             f"chief. Received: on worker {session.devices.worker} {found}"
         )
-
-
-def _refuse_another_run(
-    run: Path, before: Mapping[str, Any], options: Mapping[str, Any], data: Any
-) -> None:
-    network = before["options"]["network"]
-    if network.partition(":")[2] != options["network"].partition(":")[2]:
-        raise ValueError(
-            f"`{run}` is a run of the network `{network}`. Give that one, or another "
-            f"`--run`. Received: network={options['network']!r}"
-        )
-    # Without validations nothing was decided by the valid list.
-    names = ("train", "mix", "valid") if "patience" in options else ("train", "mix")
-    for name in names:
-        if before["data"].get(name, {}) != data[name]:
-            raise ValueError(
-                f"the {name} list is not the one that `{run}` began with, so it cannot "
-                "go on where it was. Give that list, or another `--run` (with "
-                "`--pretrained` a checkpoint of this one). "
-                f"Received: data.{name}={options['data'][name]!r}"
-            )
-
-
-def _differences(before: Any, after: Any, name: str = "") -> list[str]:
-    if isinstance(before, Mapping) and isinstance(after, Mapping):
-        return [
-            line
-            for key in sorted({*before, *after})
-            for line in _differences(
-                before.get(key), after.get(key), f"{name}.{key}".lstrip(".")
-            )
-        ]
-    return [] if before == after else [f"`{name}` was {before!r}, is {after!r}"]
-
-
-def _git_revision() -> str | None:
-    try:
-        return subprocess.run(
-            ["git", "describe", "--always", "--dirty"],  # noqa: S607
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -114,6 +114,13 @@ def bfloat16_hardware() -> str:
     return next((flag for flag in _CPU_FLAGS if flag in flags), "")
 
 
+def gpu_names() -> list[str]:
+    """Return what the GPUs are called that TensorFlow computes on."""
+    details = tf.config.experimental.get_device_details
+    gpus = tf.config.get_visible_devices("GPU")
+    return [details(gpu).get("device_name", gpu.name) for gpu in gpus]
+
+
 def choose_precision(
     precision: Literal["float32", "bfloat16", "auto"],
 ) -> Literal["float32", "bfloat16"]:
