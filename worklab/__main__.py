@@ -1,15 +1,14 @@
 """`python -m worklab`: the tools beside the launchers."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import keras
 import tyro
 from rich.console import Console
 
-from worklab import cli, data_tools, exporting, inspecting
+from worklab import cli, data_tools, exporting, inspecting, run_tools
 from worklab.checkpoints import digest as digest_of
 from worklab.checkpoints import load_checkpoint, newest_checkpoint
 from worklab.counting import count_work
@@ -298,7 +297,7 @@ def inspect(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one of the tools."""
-    commands: dict[str, Callable[..., Any]] = {
+    commands: cli.Commands = {
         "check": data_tools.check,
         "show": data_tools.show,
         "stats": data_tools.stats,
@@ -309,6 +308,7 @@ def main(arguments: list[str] | None = None) -> None:
         "imagenet": imagenet,
         "lists": lists,
         "pack": pack,
+        "runs": run_tools.COMMANDS,
     }
     cli.run_commands(commands, arguments)
 

@@ -251,6 +251,22 @@ def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return arrays, json.loads(text)
 
 
+def read_state(path: Path) -> dict[str, Any]:
+    """Return the state of a checkpoint file without reading, or checking, its arrays.
+
+    Raises:
+        CheckpointError: If it is missing, or has no header.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+        return json.loads(metadata[_METADATA].partition("\n")[2])
+    except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"`{path}` cannot be read as a checkpoint. Received: {error}"
+        ) from error
+
+
 def with_averages(
     arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:

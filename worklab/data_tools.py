@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -16,7 +16,7 @@ from rich.text import Text
 
 from worklab._quiet import standard_error_set_aside
 from worklab.checking import KINDS, CheckResult, check_lists
-from worklab.console import Track, show_skipped
+from worklab.console import Track, plain, print_plainly, show_skipped
 from worklab.files import write_atomically, write_json
 from worklab.image_statistics import image_statistics
 from worklab.list_mending import mend_lists
@@ -115,7 +115,7 @@ def _show_counts(console: Console, result: CheckResult) -> None:
     table.add_row("all", *(str(sum(column)) for column in columns))
     if len(result.class_names) <= _MOST_CLASSES:
         for name, *counts in zip(result.class_names, *columns, strict=True):
-            table.add_row(Text(_plain(name)), *map(str, counts))
+            table.add_row(Text(plain(name)), *map(str, counts))
     else:
         present = [sum(count > 0 for count in column) for column in columns]
         table.add_row("classes", *map(str, present))
@@ -136,14 +136,14 @@ def _show_findings(console: Console, result: CheckResult, num_shown: int) -> Non
         console.print(table)
     for findings in by_kind.values():
         for finding in findings[:num_shown]:
-            _print(console, str(finding))
+            print_plainly(console, str(finding))
         if len(findings) > num_shown:
-            _print(
+            print_plainly(
                 console,
                 f"{findings[0].kind}: {len(findings) - num_shown} more; "
                 "`--json FILE` has all",
             )
-    _print(
+    print_plainly(
         console,
         f"errors: {len(result.errors)}, warnings: {result.num_warnings}, "
         f"images: {result.num_images}",
@@ -155,22 +155,13 @@ def _fix(console: Console, result: CheckResult) -> int:
     left = sum(finding.entry is None for finding in result.errors)
     for mended in mend_lists(result):
         count = len({finding.entry for finding in mended.removed})
-        _print(
+        print_plainly(
             console,
             f"{mended.path}: entries taken off: {count}; as it was: {mended.backup}",
         )
     if left:
-        _print(console, f"not fixed, as they are of whole lists: {left} errors")
+        print_plainly(console, f"not fixed, as they are of whole lists: {left} errors")
     return left
-
-
-def _print(console: Console, text: Any) -> None:
-    console.print(_plain(str(text)), markup=False, highlight=False, soft_wrap=True)
-
-
-def _plain(text: str) -> str:
-    """Return a text that no terminal takes as a command, nor rich as markup."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def show(
@@ -217,12 +208,12 @@ def show(
     page = make_page(f"What a network sees of {path.stem}", samples, counts, notes)
     write_atomically(out, lambda file: file.write(page))
     num_samples = sum(map(len, samples.values()))
-    _print(Console(), f"{out}: {num_samples} images, {shown}")
+    print_plainly(Console(), f"{out}: {num_samples} images, {shown}")
     if tensorboard is not None:
         with Writer(tensorboard) as writer:
             strips = {n: make_strips(each) for n, each in samples.items() if each}
             writer.write_images(0, {f"classes/{n}": each for n, each in strips.items()})
-        _print(Console(), f"TensorBoard: tensorboard --logdir {tensorboard}")
+        print_plainly(Console(), f"TensorBoard: tensorboard --logdir {tensorboard}")
 
 
 def stats(
@@ -253,21 +244,25 @@ def stats(
     table = Table("class", "images")
     counts = sorted(found.counts.items(), key=lambda pair: pair[1])
     for name, count in counts if len(counts) <= _MOST_CLASSES else ():
-        table.add_row(Text(_plain(name)), str(count))
+        table.add_row(Text(plain(name)), str(count))
     if len(counts) > _MOST_CLASSES:
         for title, (name, count) in (("smallest", counts[0]), ("largest", counts[-1])):
-            table.add_row(Text(_plain(f"{title}: {name}")), str(count))
+            table.add_row(Text(plain(f"{title}: {name}")), str(count))
     console.print(table)
     show_skipped(console, skipped_images(**{path.stem: source}))
     for name, sides in (("heights", found.heights), ("widths", found.widths)):
         smallest, middle, largest = sides
-        _print(console, f"{name}: {smallest} to {largest}, median {middle}")
-    _print(console, f"images: {found.num_images}, different sizes: {found.num_sizes}")
+        print_plainly(console, f"{name}: {smallest} to {largest}, median {middle}")
+    print_plainly(
+        console, f"images: {found.num_images}, different sizes: {found.num_sizes}"
+    )
     mean, std = ([f"{value:.2f}" for value in m] for m in (found.mean, found.std))
     ending = "," if len(mean) == 1 else ""
-    _print(console, f"mean = ({', '.join(mean)}{ending})")
-    _print(console, f"std = ({', '.join(std)}{ending})")
-    _print(console, f"--layers.mean {' '.join(mean)} --layers.std {' '.join(std)}")
+    print_plainly(console, f"mean = ({', '.join(mean)}{ending})")
+    print_plainly(console, f"std = ({', '.join(std)}{ending})")
+    print_plainly(
+        console, f"--layers.mean {' '.join(mean)} --layers.std {' '.join(std)}"
+    )
 
 
 def _source(data: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import time
 import weakref
 from pathlib import Path
 
@@ -25,7 +26,7 @@ class RunLock:
             descriptor = os.open(run / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         self._release = weakref.finalize(self, os.close, descriptor)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor)
         except BlockingIOError as error:
             holder = os.read(descriptor, 20).decode()
             self.release()
@@ -40,3 +41,26 @@ class RunLock:
     def release(self) -> None:
         """Let the folder go; a second call does nothing."""
         self._release()
+
+
+def is_locked(run: Path) -> bool:
+    """Whether a trainer is at work in a run folder."""
+    try:
+        descriptor = os.open(run / ".lock", os.O_RDONLY)
+    except OSError:  # never locked, or not ours to look at
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _lock(descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(0.1)  # `is_locked` holds it for a moment
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import difflib
 import json
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -23,6 +24,9 @@ Face = Literal["train", "test", "cluster"]
 """Which part of a file of options a launcher takes."""
 
 _FACES = typing.get_args(Face)
+
+_FLAT_LIST = re.compile(r"\[\n *([^\[\]{}]*?)\n *\]")
+_LINE_BREAK = re.compile(r"\n *")
 
 
 def read_options(path: Path, options_class: type[Options], face: Face) -> Options:
@@ -84,6 +88,8 @@ def write_options(path: Path, options: Any, face: Face) -> None:
     content[face] = _sorted_fields(options)
     faces = {each: content.pop(each) for each in _FACES if each in content}
     text = json.dumps(content | faces, ensure_ascii=False, indent=2) + "\n"
+    # A list of numbers on one line; only JSON's own line breaks are real ones.
+    text = _FLAT_LIST.sub(lambda list_: f"[{_LINE_BREAK.sub(' ', list_[1])}]", text)
     write_atomically(path, lambda file: file.write(text))
 
 

@@ -35,6 +35,7 @@ from worklab.readers import (
 )
 from worklab.run_records import NETWORK_FILE, differences
 from worklab.run_records import write_run as write_run
+from worklab.run_summaries import read_result as read_result
 from worklab.runtime import choose_precision
 from worklab.session import Session
 from worklab.tester import TestResult
@@ -311,14 +312,6 @@ def delete_result(session: Session) -> None:
     """Delete `result.json`, as the run goes on."""
     if session.is_chief:
         (session.run / "result.json").unlink(missing_ok=True)
-
-
-def read_result(run: Path) -> dict[str, Any] | None:
-    """Return the content of `result.json`, or None while a run is not complete."""
-    path = Path(run) / "result.json"
-    if not path.exists():
-        return None
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _check_same(session: Session, options: Any) -> None:
