@@ -1,5 +1,7 @@
 import dataclasses
+import importlib
 import json
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -7,8 +9,11 @@ import pytest
 import tyro
 
 from worklab import cli
-from worklab.option_files import changed_options
+from worklab.option_files import changed_options, read_options, write_options
 from worklab.options import LayerOptions, ReaderOptions
+
+ROOT = Path(__file__).parent.parent
+LAUNCHERS = sorted(path.stem for path in (ROOT / "launchers").glob("[!_]*.py"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +141,16 @@ def test_written_config_gives_the_same_options(tmp_path, capsys):
     assert list(content) == ["layers", "pretrained", "reader", "run"]
     assert list(content["reader"]) == sorted(content["reader"])
     assert list(content["layers"]["lr_mult"]) == ["b", "a"]
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_every_launcher_reads_what_it_writes(name, tmp_path):
+    launcher = importlib.import_module(f"launchers.{name}")
+    path = tmp_path / "experiment.json"
+    given = launcher.Options()
+    write_options(path, given, "train")
+    assert read_options(path, launcher.Options, "train") == given
+    assert not re.search(r"\[\n", path.read_text())  # a list is on one line
 
 
 def test_each_launcher_has_its_own_face_of_a_config(tmp_path, capsys):

@@ -17,8 +17,11 @@ import numpy as np
 import pytest
 
 import worklab
+from launchers import test as test_launcher
+from launchers import test_many, train, train_with_patience
 from worklab.__main__ import main as tools
 from worklab.lists import read_list
+from worklab.option_files import read_options
 from worklab.options import AugmentOptions, OptimizerOptions, ScheduleOptions
 from worklab.runs import read_result
 
@@ -32,6 +35,8 @@ MODULES = [
 TOOLS = (
     *("check", "digest", "export", "flops", "imagenet"),
     *("inspect", "lists", "pack", "show", "stats"),
+    *("runs list", "runs show", "runs diff"),
+    *("runs compare", "runs clean", "runs cool-down"),
 )
 BLOCKS = [
     pytest.param(block, id=f"{page.stem}-{number}")
@@ -133,6 +138,21 @@ def test_json_in_the_pages_is_a_list(tmp_path):
         assert [r.label for r in read_list(path, ["cat", "dog"])] == [0, 1]
 
 
+def test_experiment_in_the_pages_is_one_for_training_and_testing(tmp_path):
+    text = (ROOT / "docs/runs.md").read_text()
+    (block,) = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    path = tmp_path / "experiment.json"
+    path.write_text(block)
+    for launcher in (train, train_with_patience):
+        options = read_options(path, launcher.Options, "train")
+        assert options.layers.lr_mult == {"stem": 0.0, "stage1": 0.1}
+        defaults = launcher.Options().schedule
+        assert options.schedule == dataclasses.replace(defaults, learning_rate=0.02)
+    for tester in (test_many, test_launcher):
+        options = read_options(path, tester.Options, "test")
+        assert options.run == Path("runs/wider")
+
+
 def test_what_the_readme_walks_through_works(tmp_path, tiny_images, monkeypatch):
     """The commands of the section `Your own images`, on images of three classes."""
     text = (ROOT / "README.md").read_text()
@@ -186,7 +206,7 @@ def test_options_that_the_pages_name_exist(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "100")
     for name in TOOLS:  # here, as a process of its own takes seconds to start
         with pytest.raises(SystemExit):
-            tools([name, "--help"])
+            tools([*name.split(), "--help"])
     known = {"--help", "--config", "--write-config", "--logdir"}
     known |= set(re.findall(r"--[a-z][\w.-]*", capsys.readouterr().out))
     for words in commands:

@@ -13,9 +13,6 @@ from worklab.cluster import read_cluster
 Track = Callable[[Iterable[Any], int], Iterable[Any]]
 """Shows progress: called with what is iterated over and its length, it yields that."""
 
-# A table of layers, or of runs, needs these columns, also where a pipe has none.
-_WIDE = 150
-
 # More columns than this do not fit a terminal; the numbers are in the JSON file.
 _LARGEST_CONFUSION = 20
 
@@ -81,21 +78,6 @@ def show_skipped(console: Console, skipped: Mapping[str, Mapping[str, str]]) -> 
             markup=False,
             highlight=False,
         )
-
-
-def plain(text: str) -> str:
-    """Return a text that no terminal takes as a command, nor rich as markup."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def wide_console() -> Console:
-    """Return a console for tables that are wider than a pipe is taken to be."""
-    return Console(width=max(_WIDE, Console().width))
-
-
-def print_plainly(console: Console, text: str) -> None:
-    """Print a line as it is, however long, but for what a terminal would obey."""
-    console.print(plain(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def show_places(console: Console, run: Path) -> None:

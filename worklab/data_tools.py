@@ -16,11 +16,12 @@ from rich.text import Text
 
 from worklab._quiet import standard_error_set_aside
 from worklab.checking import KINDS, CheckResult, check_lists
-from worklab.console import Track, plain, print_plainly, show_skipped
+from worklab.console import Track, show_skipped
 from worklab.files import write_atomically, write_json
 from worklab.image_statistics import image_statistics
 from worklab.list_mending import mend_lists
 from worklab.options import AugmentOptions, CheckOptions, ReaderOptions
+from worklab.printing import plain, print_plainly
 from worklab.reader import Reader
 from worklab.readers import find_class_names, open_reader
 from worklab.runs import skipped_images

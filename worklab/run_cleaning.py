@@ -8,8 +8,8 @@ import tyro
 from rich import filesize
 
 from worklab.checkpoints import Checkpoints
-from worklab.console import print_plainly, wide_console
 from worklab.locks import RunLock, is_locked
+from worklab.printing import print_plainly, wide_console
 from worklab.run_summaries import read_record, read_result
 
 

@@ -11,8 +11,8 @@ import tyro
 from rich.table import Table
 from rich.text import Text
 
-from worklab.console import plain, print_plainly, wide_console
 from worklab.files import replacing, write_atomically, writing
+from worklab.printing import plain, print_plainly, wide_console
 from worklab.run_summaries import (
     Points,
     RunSummary,

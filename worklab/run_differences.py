@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from worklab.console import plain, print_plainly, wide_console
 from worklab.option_files import flatten
+from worklab.printing import plain, print_plainly, wide_console
 from worklab.run_summaries import (
     RunSummary,
     format_number,
