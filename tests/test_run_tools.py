@@ -209,6 +209,13 @@ def test_run_that_cannot_be_read_is_left_out(runs, capsys):
     assert "is not the folder of a run" in captured.err
 
 
+def test_runs_on_another_disk_are_found(made, tmp_path, tools):
+    (tmp_path / "link").symlink_to(made / "group")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    rows = json.loads(tools("list", tmp_path, "--json"))
+    assert [row["name"] for row in rows] == ["link/fast", "link/own"]
+
+
 def test_wrong_words_of_list_are_errors(made, tmp_path, error_of):
     match = "there is no run: a launcher that trains makes a folder"
     assert match in error_of("list", tmp_path)

@@ -61,11 +61,15 @@ def find_runs(folder: Path) -> list[Path]:
     Raises:
         ValueError: If there is none.
     """
-    runs = []
-    for place, inner, files in os.walk(folder):
-        inner[:] = sorted(set(inner) - {*_PARTS}) if "run.json" in files else inner
-        if "run.json" in files:
+    runs, seen = [], set()
+    for place, inner, files in os.walk(folder, followlinks=True):
+        real_place = os.path.realpath(place)
+        if real_place in seen:  # a link to where it is in
+            inner.clear()
+        elif "run.json" in files:
             runs.append(Path(place))
+            inner[:] = set(inner) - {*_PARTS}
+        seen.add(real_place)
     if not runs:
         raise ValueError(
             "there is no run: a launcher that trains makes a folder with a `run.json`; "

@@ -144,7 +144,7 @@ def _print_table(
     differing = [] if names else differing_options(summaries)
     shown = names or differing[:_MOST_OPTIONS]
     table = Table("run", "network", "state", "step", "best\nstep", "valid\nloss")
-    for title in ("valid\naccuracy", "test\naccuracy", "started"):
+    for title in ("valid\naccuracy", "test\naccuracy", "started\n(UTC)"):
         table.add_column(title)
     for column in table.columns:
         column.no_wrap = True
@@ -267,15 +267,18 @@ def _print_checkpoints(run: Path, console: Console) -> None:
             continue
     for step in steps:
         path = checkpoint_path(folder, step)
+        try:
+            size = filesize.decimal(path.stat().st_size)
+        except FileNotFoundError:  # training has just deleted it
+            continue
         marks = ["best"] * (step == state.get("best_step"))
         marks += ["snapshot"] * (step in state.get("snapshots", ()))
-        size = filesize.decimal(path.stat().st_size)
         table.add_row(path.name, size, ", ".join(marks))
     console.print(table)
 
 
 def cool_down(run: tyro.conf.Positional[Path], /) -> None:
-    """Ask a run to lower its learning rate for good at the end of this cycle, and end.
+    """Ask a run to lower its learning rate for good at the end of its cycle.
 
     Writes an empty file `cool-down` into the run's folder, which training looks for.
 
