@@ -28,7 +28,7 @@ from worklab.options import (
     SessionOptions,
     TrainingOptions,
 )
-from worklab.run_summaries import read_curves, summarise
+from worklab.run_summaries import differing_options, read_curves, summarise
 from worklab.session import COOL_DOWN_FILE
 
 SOURCE = """
@@ -131,6 +131,16 @@ def test_list_shows_how_runs_end_and_differ(made, tools):
     assert "0.25" in output
     assert "batch_size" not in output  # the same in all of them
     assert "reader." in tools("list", made, "--options", "reader.batch-size")
+
+
+def test_options_that_somebody_changed_come_first(runs):
+    summaries = [summarise(runs / name) for name in ("patience", "group/fast")]
+    assert "schedule.learning_rate" in differing_options(summaries)
+    for each in summaries:
+        each.options["augment.flip"] = each.path  # as of another version
+    order = list(summaries[0].options)
+    assert order.index("augment.flip") < order.index("session.keep")
+    assert differing_options(summaries)[-1] == "augment.flip"
 
 
 def test_list_for_machines_has_all_numbers(made, tools):

@@ -40,6 +40,7 @@ class RunSummary:
         test_loss: Of the test split; None: it was not tested.
         test_accuracy: The same.
         options: All options of the launcher, by full name.
+        changed: Names of those that are not the launcher's defaults.
     """
 
     path: Path
@@ -53,6 +54,7 @@ class RunSummary:
     test_loss: float | None
     test_accuracy: float | None
     options: dict[str, Any]
+    changed: list[str]
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -161,6 +163,7 @@ def summarise(run: Path) -> RunSummary:
         test_loss=test.get("loss"),
         test_accuracy=test.get("accuracy"),
         options=flatten(content["options"]),
+        changed=list(content.get("changed", ())),
     )
 
 
@@ -187,6 +190,7 @@ def read_test(
 def differing_options(summaries: Sequence[RunSummary]) -> list[str]:
     """Return the names of the options that some of the runs have otherwise.
 
+    Those that somebody changed come first: the others differ by launcher or version.
     An option that only one of two launchers has is no difference.
     """
     names = dict.fromkeys(name for each in summaries for name in each.options)
@@ -195,7 +199,8 @@ def differing_options(summaries: Sequence[RunSummary]) -> list[str]:
         found = {repr(each.options[name]) for each in summaries if name in each.options}
         if len(found) > 1 and name not in ("run", "network"):  # columns of their own
             differing.append(name)
-    return differing
+    changed = {name for each in summaries for name in each.changed}
+    return sorted(differing, key=lambda name: name not in changed)
 
 
 def format_number(value: float | None, form: str) -> str:

@@ -130,7 +130,8 @@ def _print_csv(
     file = io.StringIO()
     writer = csv_format.writer(file, lineterminator="\n")
     rows = [_as_json(each, folder) for each in summaries]
-    columns = [column for column in rows[0] if column != "options"] if rows else []
+    left_out = ("options", "changed")
+    columns = [name for name in rows[0] if name not in left_out] if rows else []
     writer.writerow([*columns, *names])
     for row in rows:
         chosen = [_spell_if_there(row["options"], name) for name in names]
