@@ -122,6 +122,11 @@ def main(options: Options) -> dict[str, Any]:
     write_result(session, result)
     show_skipped(console, skipped)
     console.print(f"{options.run} is at step {session.step}")
+    if session.step < options.num_steps:
+        console.print(
+            "its learning rate has cooled down, which is the end; another `--run` with "
+            f"`--pretrained {options.run}` goes further"
+        )
     return result
 
 

@@ -172,10 +172,27 @@ def train_and_test(
 def choose_sequence(
     options: Options, train_reader: Reader
 ) -> tuple[TrainingSequence, Options]:
-    """Return the sequence, and the options with what the rule adds to them."""
+    """Return the sequence, and the options with what the rule adds to them.
+
+    Raises:
+        ValueError: If a number of the rule is given beside a sequence, or out of range.
+    """
+    fields = {field.name: field.default for field in dataclasses.fields(Options)}
+    for name in ("rule_learning_rate", "rule_mixup"):
+        given = getattr(options, name)
+        if options.sequence and given != fields[name]:
+            raise ValueError(
+                f"`{name}` is of the rule, and `--sequence` takes its place; give one "
+                f"of them. Received: {name}={given}"
+            )
     if options.sequence:
         warmup = options.warmup_steps or 0
         return TrainingSequence(options.sequence, warmup_steps=warmup), options
+    if not options.rule_learning_rate > 0:
+        raise ValueError(
+            "`rule_learning_rate` must be above 0. "
+            f"Received: rule_learning_rate={options.rule_learning_rate}"
+        )
     rule = hyper_rule(len(train_reader), options.rule_learning_rate)
     warmup = rule.warmup_steps if options.warmup_steps is None else options.warmup_steps
     sequence = TrainingSequence(rule.segments, warmup_steps=warmup)

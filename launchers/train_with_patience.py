@@ -115,7 +115,10 @@ def main(options: Options) -> dict[str, Any]:
         write_run(session, options, network, train_reader, report)
 
         validation = Tester(network, valid_reader, session, split="valid")
-        while not patience.complete and not schedule.is_over(session.step):
+        while not (
+            patience.complete
+            or (schedule.is_over(session.step) and patience.last_step == session.step)
+        ):
             next_validation = patience.last_step + options.patience.valid_every
             trainer.train(max(0, next_validation - session.step))
             with trainer.averaged_weights():

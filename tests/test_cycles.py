@@ -2,11 +2,18 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from worklab import Session, Trainer, Writer
 from worklab.checkpoints import digest, load_checkpoint
-from worklab.options import OptimizerOptions, ScheduleOptions, SessionOptions
+from worklab.options import (
+    OptimizerOptions,
+    ScheduleOptions,
+    SessionOptions,
+    TrainingOptions,
+)
 from worklab.schedules import make_schedule
 
 from .conftest import CLASS_NAMES, TinyNetwork
@@ -108,7 +115,7 @@ def test_cool_down_comes_when_asked_for_and_survives_a_kill(
         learning_rate=0.1,
         stepsize=2,
         cool_down=mode,
-        cool_down_patience=1,
+        **({"cool_down_patience": 1} if mode == "plateau" else {}),
     )
 
     found = {}
@@ -120,6 +127,8 @@ def test_cool_down_comes_when_asked_for_and_survives_a_kill(
             train(run, tiny_reader, make_schedule(options), 9)
             for step in (8, 9):  # as if nothing had been saved since step 4
                 (run / f"checkpoints/step-{step:08d}.safetensors").unlink()
+            for stop in (9, 11):  # within the cool-down
+                train(run, tiny_reader, make_schedule(options), stop)
         found[name] = train(run, tiny_reader, make_schedule(options), 60)
         assert (run / "cool-down").read_text() == "8\n"
     assert found["whole"] == found["killed"]
@@ -129,6 +138,42 @@ def test_cool_down_comes_when_asked_for_and_survives_a_kill(
     assert state["step"] == 10 if mode == "log" else 10 < state["step"] < 60
     if mode == "plateau":
         assert state["states"]["schedule"]["num_drops"] == 10
+
+
+def test_cool_down_that_is_over_does_not_govern_another_schedule(tmp_path, tiny_reader):
+    schedule = make_schedule(dataclasses.replace(CYCLES, cool_down="log"), 6)
+    train(tmp_path, tiny_reader, schedule, 6)
+    fixed = make_schedule(ScheduleOptions(learning_rate=0.05))
+    _, state = train(tmp_path, tiny_reader, fixed, 8)
+    assert state["step"] == 8
+    assert fixed(8) == 0.05
+
+
+class NanAtFourth(TinyNetwork):
+    """The loss of the fourth batch is not finite."""
+
+    def losses(self, batch, logits, *, training):
+        losses = super().losses(batch, logits, training=training)
+        bad = tf.reduce_any(batch["index"][:, None] == self.bad[None])
+        return tf.where(training & bad, np.nan, losses)
+
+
+def test_snapshot_of_a_step_that_is_not_finite_is_rolled_back(tmp_path, tiny_reader):
+    NanAtFourth.bad = tiny_reader.train_batch(3)["index"][:1]
+    trainer = Trainer(
+        NanAtFourth(3, image_shape=(8, 8, 3)),
+        tiny_reader,
+        Session(tmp_path),
+        Writer(tmp_path),
+        learning_rate=make_schedule(CYCLES),
+        options=TrainingOptions(on_nan="rollback"),
+    )
+    with trainer.session:
+        trainer.session.start(trainer.network, CLASS_NAMES)
+        trainer.train(5)
+    # The step was skipped; its weights, those of step 3, are what is kept of it.
+    assert trainer.session.step == 5
+    assert trainer.session.snapshots == [4]
 
 
 def test_planned_cool_down_ends_the_run(tmp_path, tiny_reader):

@@ -176,7 +176,7 @@ def test_negative_policy_is_an_error_that_names_the_scope(name, value):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (LayerOptions(lr_mult={"a": -1}), "`lr_mult of a` must be .*Received: -1"),
+        (LayerOptions(lr_mult={"a": -1}), "`lr_mult` of `a` must be .*Received: -1"),
         (LayerOptions(weight_decay=-1), "`weight_decay` must be .*Received: -1"),
         (LayerOptions(label_smoothing=1), r"in \[0, 1\).*label_smoothing=1"),
         (LayerOptions(label_smoothing=-0.1), r"in \[0, 1\).*label_smoothing=-0.1"),

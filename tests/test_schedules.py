@@ -115,8 +115,19 @@ OUT_OF_RANGE = [
     ({"name": "triangular", "base_learning_rate": 0.1}, "`base_learning_rate` .*=0.1"),
     ({"name": "exp-range", "gamma": 1.1}, "`gamma` .*gamma=1.1"),
     ({"name": "triangular-hold", "hold": 0}, "`hold` .*hold=0"),
-    ({"name": "triangular", "cool_down_decades": 0.0}, "`cool_down_decades` must be"),
-    ({"name": "triangular", "cool_down_patience": 0}, "`cool_down_patience` at least"),
+    (
+        {
+            "name": "triangular",
+            "stepsize": 5,
+            "cool_down": "log",
+            "cool_down_decades": 0.0,
+        },
+        "`cool_down_decades` must be",
+    ),
+    (
+        {"name": "triangular", "cool_down": "plateau", "cool_down_patience": 0},
+        "`cool_down_patience` at least",
+    ),
     (
         {"name": "triangular", "stepsize": 40, "cool_down": "log"},
         "no room for: give 120 steps.*num_steps=100",
@@ -320,6 +331,25 @@ def test_momentum_mirrors_the_learning_rate_of_one_cycle(anneal, three_phase):
     if three_phase:
         assert {schedule.momentum(step) for step in range(59, 100)} == {0.95}
         assert schedule(99) == pytest.approx(1 / 25e4)
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("cosine", {"period_mult": 2.0}),
+        ("cosine", {"peak_mult": 0.5}),
+        ("cosine", {"snapshots": False}),
+        ("cosine", {"num_steps": 7, "period": 3}),
+        ("triangular", {"num_steps": 7}),
+        ("triangular", {"cool_down_decades": 2.0}),
+        ("triangular", {"cool_down_patience": 7, "cool_down": "log"}),
+    ],
+)
+def test_number_that_would_do_nothing_is_an_error(name, option):
+    with pytest.raises(
+        ValueError, match=f"`--schedule.{next(iter(option))[:3]}.* only"
+    ):
+        make_schedule(ScheduleOptions(name=name, **option), 100000)
 
 
 def test_one_cycle_under_a_warmup_begins_after_it():

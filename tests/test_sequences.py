@@ -103,6 +103,22 @@ def test_rule_chooses_the_sequence_and_mixup(tmp_path, tiny_folder, monkeypatch)
     assert saved["augment"]["mixup"] == AugmentOptions().mixup
 
 
+def test_number_of_the_rule_beside_a_sequence_is_an_error(tmp_path, tiny_folder):
+    options = options_for(
+        tmp_path, tiny_folder, sequence=((1, 0.1),), rule_learning_rate=0.1
+    )
+    with pytest.raises(ValueError, match="`rule_learning_rate` is of the rule"):
+        train_and_test.main(options)
+    options = options_for(tmp_path, tiny_folder, rule_learning_rate=-1.0)
+    with pytest.raises(ValueError, match="`rule_learning_rate` must be above 0"):
+        train_and_test.main(options)
+
+
+def test_loss_that_is_not_finite_is_an_error():
+    with pytest.raises(ValueError, match="at step 2 is not finite.*loss=nan"):
+        TrainingSequence([(2, 0.1)]).add(2, loss=float("nan"), accuracy=0.1)
+
+
 def test_run_of_another_launcher_is_an_error(tmp_path, tiny_folder):
     (tmp_path / "result.json").write_text('{"step": 3}')
     with pytest.raises(ValueError, match="completed by another launcher"):

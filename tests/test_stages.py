@@ -127,6 +127,41 @@ def test_adam_counts_from_where_a_layer_began_to_learn(tmp_path, tiny_reader):
     np.testing.assert_allclose(moved[moved > 0], 0.1, rtol=1e-3)
 
 
+def test_adam_counts_right_after_a_skip_and_after_going_back(tmp_path, tiny_reader):
+    """What it divides by is 0 for a count of 0, so a wrong count would be NaN."""
+    trainer = make_trainer(
+        tmp_path,
+        tiny_reader,
+        stages={"0": {"slow": 0}, "3": {"slow": 1}},
+        optimizer=OptimizerOptions(name="adam"),
+    )
+    trainer._skipped = {2}
+    trainer.train(2)
+    trainer.session.best_step = 2
+    trainer.session.save()
+    trainer.train(3)
+    counts = trainer.optimizer.counts
+    assert {int(count.value.numpy()) for count in counts.values()} == {2}
+    trainer.session.restore_best()  # as patience does; the step goes on
+    trainer.train(2)
+    assert {int(count.value.numpy()) for count in counts.values()} == {2}
+    assert int(trainer.optimizer.iterations.value.numpy()) == 3
+
+
+def test_nadam_cannot_begin_later(tmp_path, tiny_reader):
+    with pytest.raises(ValueError, match="`--optimizer.name adam`.* begin later"):
+        make_trainer(tmp_path, tiny_reader, optimizer=OptimizerOptions(name="nadam"))
+
+
+def test_layer_frozen_by_hand_before_is_not_thawed(tmp_path, tiny_reader):
+    network = TinyNetwork(3, image_shape=(8, 8, 3))
+    layer = network.keras_layer("slow/a/conv")
+    layer.trainable = False
+    Stages(network, {"2": {"logits": 0.5}}).enter(2)
+    assert not layer.trainable
+    assert network.policies["logits"].lr_mult == 0.5
+
+
 def test_layer_frozen_by_hand_stays_from_then_on(tmp_path, tiny_reader):
     trainer = make_trainer(tmp_path, tiny_reader, stages={})
     trainer.train(2)
@@ -152,7 +187,8 @@ def test_layer_thawed_by_hand_is_an_error(tmp_path, tiny_reader):
         ({"soon": {"slow": 0.1}}, "whole number of steps: .*Received: 'soon'"),
         ({"-1": {"slow": 0.1}}, "Received: '-1'"),
         ({"3": {"slwo": 0.1}}, r"nearest are \['slow'.*Received: 'slwo'"),
-        ({"3": {"slow": -0.1}}, "`lr_mult of slow` must be at least 0"),
+        ({"3": {"slow": -0.1}}, "`--stages` of `slow` must be at least 0"),
+        ({"3": {"slow": 0.1}, "03": {"slow": 0.2}}, "a step of its own.*'3', '03'"),
         (
             {"3": {"slow": 0, "logits": 0}},
             "no layer of `TinyNetwork` can learn from step 3 on",
@@ -192,7 +228,9 @@ def test_stages_are_words_of_the_command_line():
     assert again.training.stages == expected
 
 
-@pytest.mark.parametrize("word", ["500", "500:stem", "x:stem=1", "500:stem=a"])
+@pytest.mark.parametrize(
+    "word", ["500", "500:stem", "x:stem=1", "500:stem=a", "500:stem=1,stem=2"]
+)
 def test_misspelt_stage_is_an_error(word, capsys):
     with pytest.raises(SystemExit) as exit_info:
         tyro.cli(Options, args=["--stages", word])

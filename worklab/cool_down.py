@@ -3,6 +3,9 @@
 import math
 from typing import Any, Literal
 
+COOL_DOWN_FILE = "cool-down"
+"""A file of this name in a run folder asks the run to settle at the cycle's end."""
+
 Mode = Literal["off", "log", "step", "plateau"]
 
 # As in dawnet's `SuperConvergence`, where training ends after the tenth.
@@ -99,6 +102,11 @@ class CoolDown:
             self.num_drops += 1
             self.wait = 0
 
+    @property
+    def watches_loss(self) -> bool:
+        """Whether the next learning rate depends on the training loss."""
+        return self.mode == "plateau" and self.first_step is not None
+
     def is_over(self, step: int) -> bool:
         """Return whether nothing falls any more after so many steps."""
         if self.first_step is None:
@@ -115,7 +123,9 @@ class CoolDown:
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Become what `get_state` described."""
+        """Become what `get_state` described; nothing, if there is to be none now."""
+        if self.mode == "off":
+            return
         vars(self).update(state)
         if self.best_loss is None:
             self.best_loss = math.inf

@@ -145,7 +145,7 @@ class Network(Primitives):
         self._layer_of: dict[str, str] = {}
         self.variables: dict[str, Any] = {}
         self._name_variables()
-        self._check_multipliers(options.lr_mult)
+        self._check_multipliers(options.lr_mult, "lr_mult")
 
     @abc.abstractmethod
     def _construct(self, images: Any) -> Any:
@@ -245,16 +245,17 @@ class Network(Primitives):
         """Return the Keras layer of a name with slashes."""
         return self._keras_layers[name.replace("/", ".")]
 
-    def multipliers(self, given: Mapping[str, float]) -> dict[str, float]:
+    def multipliers(self, given: Mapping[str, float], option: str) -> dict[str, float]:
         """Return the multipliers of the layers in scopes; the innermost scope wins.
 
         Args:
             given: Multipliers by scope, at least 0.
+            option: What to call them in an error.
 
         Raises:
             ValueError: If the network has no such scope, or one is negative.
         """
-        self._check_multipliers(given)
+        self._check_multipliers(given, option)
         found = {path: given_for(path, given) for path in self.policies}
         return {path: value for path, value in found.items() if value is not None}
 
@@ -268,6 +269,8 @@ class Network(Primitives):
         """
         for path, lr_mult in multipliers.items():
             policy = self.policies[path]
+            if policy.lr_mult == lr_mult:
+                continue  # also where somebody has frozen the layer by hand
             self.policies[path] = dataclasses.replace(policy, lr_mult=lr_mult)
             self.keras_layer(path).trainable = lr_mult > 0
 
@@ -504,7 +507,7 @@ class Network(Primitives):
                     f"Received: image_shape={self.image_shape}, {name}={values}"
                 )
 
-    def _check_multipliers(self, given: Mapping[str, float]) -> None:
+    def _check_multipliers(self, given: Mapping[str, float], option: str) -> None:
         paths = {
             "/".join(name.split("/")[:length])
             for name in self.policies
@@ -514,12 +517,12 @@ class Network(Primitives):
             if scope not in paths:
                 near = difflib.get_close_matches(scope, sorted(paths), n=3, cutoff=0.0)
                 raise ValueError(
-                    f"`lr_mult` names a scope that `{type(self).__name__}` does not "
+                    f"`{option}` names a scope that `{type(self).__name__}` does not "
                     f"have; the nearest are {near}. Received: {scope!r}"
                 )
             if not lr_mult >= 0:
                 raise ValueError(
-                    f"`lr_mult of {scope}` must be at least 0. Received: {lr_mult}"
+                    f"`{option}` of `{scope}` must be at least 0. Received: {lr_mult}"
                 )
 
 

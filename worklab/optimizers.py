@@ -2,7 +2,7 @@
 
 import collections
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection
 from typing import Any
 
 import keras
@@ -19,11 +19,13 @@ _MOMENTUM = {"sgd": "momentum", "muon": "momentum"} | dict.fromkeys(
     ("adam", "adamw", "adamax", "nadam", "lamb", "lion"), "beta_1"
 )
 
+# Their updates depend on how many there were.
+_COUNTING = ("adam", "adamw", "adamax", "lamb", "adafactor", "muon")
+
 # What an optimizer here is called with beside its options.
 _SETTINGS: dict[str, dict[str, Any]] = {
     "sgd": {"momentum": 0.9, "nesterov": True},
     "rmsprop": {"momentum": 0.9},
-    "adafactor": {"relative_step": False},  # or it would bound the learning rate
     "muon": {"adam_weight_decay": None},  # the policies have it
 }
 
@@ -31,10 +33,18 @@ _SETTINGS: dict[str, dict[str, Any]] = {
 _FRACTIONS = ("momentum", "beta_1", "beta_2", "rho")
 _BOUNDS = ("clip_norm", "clip_variable_norm", "clip_value")
 _GENERAL = ("name", "average", *_BOUNDS)
+_AT_LEAST_0 = (
+    *("epsilon", "initial_accumulator_value"),
+    *("l1_regularization_strength", "l2_regularization_strength"),
+)
 
 
 def make_optimizer(
-    options: OptimizerOptions, network: Network, *, variables: list[Any] | None = None
+    options: OptimizerOptions,
+    network: Network,
+    *,
+    variables: list[Any] | None = None,
+    late: Collection[str] = (),
 ) -> Any:
     """Return a built Keras optimizer that follows the network's policies.
 
@@ -48,15 +58,23 @@ def make_optimizer(
         options: Name and numbers.
         network: Its policies are followed.
         variables: What gets slots; None: the network's trainable variables.
+        late: Names of variables that begin to learn later: an optimizer that counts
+            its updates (Adam) counts theirs from there.
 
     Returns:
         A `keras.optimizers.Optimizer`; set `learning_rate` before each step.
 
     Raises:
         ValueError: If an option is out of range or none of this optimizer's, or
-            nothing is trainable.
+            nothing is trainable, or a variable begins later under `nadam`.
     """
     _check(options)
+    if late and options.name == "nadam":
+        raise ValueError(
+            "`nadam` has one product of its momentums for all layers, so none can "
+            "begin to learn later: take `--optimizer.name adam`, or no `--stages` that thaw. "
+            f"Received: {len(late)} variables that begin later"
+        )
     if variables is None:
         variables = network.model.trainable_variables
     if not variables:
@@ -77,25 +95,22 @@ def make_optimizer(
     )
     optimizer.decoupled = options.name in _DECOUPLED
     optimizer.build(variables)
+    optimizer.counts = {
+        index: optimizer.add_variable(
+            (), dtype="int64", name=f"{name.replace('/', '.')}_updates"
+        )
+        for index, name in enumerate(_trained_names(optimizer, network))
+        if name in late and options.name in _COUNTING
+    }
     follow(optimizer, network)
     return optimizer
 
 
-def follow(
-    optimizer: Any, network: Network, first_steps: Mapping[str, int] | None = None
-) -> None:
-    """Let an optimizer follow the network's policies as they are now.
-
-    Args:
-        optimizer: Of `make_optimizer`.
-        network: Its multipliers and decays are taken.
-        first_steps: Steps before each variable began to learn, by name, so that an
-            optimizer that counts (Adam) counts from there; None: from the start.
-    """
+def follow(optimizer: Any, network: Network) -> None:
+    """Let an optimizer of `make_optimizer` follow the network's policies of now."""
     names = _trained_names(optimizer, network)
     optimizer.lr_mults = [network.policy(name).lr_mult for name in names]
     optimizer.decays = [network.decay(name) for name in names]
-    optimizer.first_steps = [(first_steps or {}).get(name, 0) for name in names]
 
 
 def averages(optimizer: Any, network: Network) -> dict[str, Any]:
@@ -135,8 +150,8 @@ def movable_momentum(optimizer: Any) -> tf.Variable:
     name = _MOMENTUM.get(optimizer.name)
     if name is None or not getattr(optimizer, name):
         raise ValueError(
-            "`one-cycle` moves the momentum too, which this optimizer does not have. "
-            "Give `--schedule.momentum None`, or another `--optimizer.name`. "
+            "`one-cycle` moves the momentum too, which cannot be done here. Give "
+            "`--schedule.momentum None`, or another `--optimizer.name`. "
             f"Received: the optimizer {optimizer.name!r}"
         )
     momentum = tf.Variable(
@@ -186,11 +201,15 @@ def _check(options: OptimizerOptions) -> None:
             raise ValueError(f"`{name}` must be in [0, 1). Received: {name}={value}")
     for name in _BOUNDS:
         value = getattr(options, name)
-        if value is not None and value <= 0:
+        if value is not None and not value > 0:
             raise ValueError(
                 f"`{name}` must be above 0, or None for no clipping. "
                 f"Received: {name}={value}"
             )
+    for name in _AT_LEAST_0:
+        value = getattr(options, name)
+        if value is not None and not value >= 0:
+            raise ValueError(f"`{name}` must be at least 0. Received: {name}={value}")
     given = {name: getattr(options, name) for name in _BOUNDS}
     if sum(value is not None for value in given.values()) > 1:
         raise ValueError(
@@ -272,15 +291,14 @@ def _with_policies(base: Any) -> Any:
 
         lr_mults: list[float]
         decays: list[float]
-        first_steps: list[int]
+        counts: dict[int, Any]  # updates so far of variables that began later
         decoupled: bool
-        _first_step = 0
+        _count: Any = None
 
         @property
         def iterations(self) -> Any:
             """Updates so far, of the variable that is being updated."""
-            iterations = base.iterations.fget(self)
-            return iterations - self._first_step if self._first_step else iterations
+            return base.iterations.fget(self) if self._count is None else self._count
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
             index = self._get_variable_index(variable)
@@ -290,9 +308,11 @@ def _with_policies(base: Any) -> Any:
                 variable.assign_sub(variable * (learning_rate * decay))
             elif decay:
                 gradient = gradient + decay * variable
-            self._first_step = self.first_steps[index]
+            self._count = count = self.counts.get(index)
             super().update_step(gradient, variable, learning_rate)
-            self._first_step = 0
+            self._count = None
+            if count is not None:
+                count.assign_add(1)
 
         def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
             # The Trainer has summed them, so that clipping sees the whole batch's.

@@ -48,7 +48,13 @@ def _stages_from_words(words: list[str]) -> dict[str, dict[str, float]]:
                 "a stage is a step, a colon, and scopes with their multipliers: "
                 f"500:stage3=0.1,stage2=0.01. Received: {word!r}"
             )
-        stages[begin] = {scope: float(number) for scope, _, number in pairs}
+        given = {scope: float(number) for scope, _, number in pairs}
+        if begin in stages or len(given) < len(pairs):
+            raise ValueError(
+                "each stage, and in it each scope, is given once. "
+                f"Received: {' '.join(words)}"
+            )
+        stages[begin] = given
     return stages
 
 

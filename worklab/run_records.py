@@ -159,7 +159,9 @@ def _refuse_another_run(
             f"`--run`. Received: network={options['network']!r}"
         )
     # Without validations nothing was decided by the valid list.
-    names = ("train", "mix", "valid") if "patience" in options else ("train", "mix")
+    names = ["train", "mix"]
+    if {"patience", "sequence"} & options.keys():
+        names.append("valid")
     for name in names:
         if before["data"].get(name, {}) != data[name]:
             raise ValueError(

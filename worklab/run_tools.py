@@ -23,6 +23,7 @@ from worklab.checkpoints import (
     list_steps,
     read_state,
 )
+from worklab.cool_down import COOL_DOWN_FILE
 from worklab.files import write_atomically
 from worklab.locks import is_locked
 from worklab.option_files import flatten
@@ -42,7 +43,6 @@ from worklab.run_summaries import (
 )
 
 # As the session's, which cannot be imported without TensorFlow.
-_COOL_DOWN_FILE = "cool-down"
 
 # Columns of options beside each other; `--options` chooses among more.
 _MOST_OPTIONS = 5
@@ -301,10 +301,10 @@ def cool_down(run: tyro.conf.Positional[Path], /) -> None:
             f"`{run}` is complete, so there is nothing to cool down. "
             "Received: a run with `result.json`"
         )
-    if (run / _COOL_DOWN_FILE).exists():  # training has noted its step there
+    if (run / COOL_DOWN_FILE).exists():  # training has noted its step there
         print_plainly(wide_console(), f"{run} has been asked to cool down already")
         return
-    write_atomically(run / _COOL_DOWN_FILE, lambda file: None)
+    write_atomically(run / COOL_DOWN_FILE, lambda file: None)
     when = "at the end of this cycle"
     if not is_locked(run):
         when = "when it has been started again, at the end of a cycle"

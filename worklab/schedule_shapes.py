@@ -46,6 +46,8 @@ def restart(step: int, *, period: int, period_mult: float) -> tuple[int, float, 
 
     Source: Loshchilov and Hutter 2017, arXiv:1608.03983, T_cur and T_i.
     """
+    if period_mult == 1:
+        return step // period, step % period, period
     number, begin, length = 0, 0.0, float(period)
     while step >= begin + length:
         begin += length

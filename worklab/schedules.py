@@ -48,6 +48,26 @@ _USED_BY: dict[str, tuple[str, ...]] = {
     "momentum": ("one-cycle",),
 }
 
+# Numbers that only count beside others, and what they need.
+_NEEDS: dict[str, tuple[str, Callable[[ScheduleOptions], bool]]] = {
+    "period_mult": ("`period`", lambda options: options.period is not None),
+    "peak_mult": ("`period`", lambda options: options.period is not None),
+    "snapshots": (
+        "cycles",
+        lambda options: options.name in _CYCLES or options.period is not None,
+    ),
+    "num_steps": (
+        "a shape with a length, or `cool_down` log or step",
+        lambda options: (
+            options.cool_down in ("log", "step")
+            if options.name in _CYCLES
+            else options.period is None
+        ),
+    ),
+    "cool_down_decades": ("`cool_down` log", lambda o: o.cool_down == "log"),
+    "cool_down_patience": ("`cool_down` plateau", lambda o: o.cool_down == "plateau"),
+}
+
 
 class Schedule:
     """Learning rate, and where wanted momentum, as functions of the step.
@@ -370,6 +390,12 @@ def _check(options: ScheduleOptions) -> None:
                 f"`--schedule.{field.name.replace('_', '-')}` belongs to "
                 f"{', '.join(names)}; leave it out, or give `--schedule.name`. "
                 f"Received: {field.name}={given!r} with the schedule {options.name!r}"
+            )
+        needed, has = _NEEDS.get(field.name, ("", lambda options: True))
+        if given != field.default and not has(options):
+            raise ValueError(
+                f"`--schedule.{field.name.replace('_', '-')}` counts only with "
+                f"{needed}; leave it out. Received: {field.name}={given!r}"
             )
     if options.three_phase and options.rise >= 0.5:
         raise ValueError(

@@ -94,7 +94,15 @@ class TrainingSequence:
 
         Returns:
             Whether its loss is the lowest so far.
+
+        Raises:
+            ValueError: If the loss is not finite.
         """
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"the validation loss at step {step} is not finite; lower the learning "
+                f"rate or clip the gradient. Received: loss={loss}"
+            )
         number = len(self.tests)
         best = all(loss < test["loss"] for test in self.tests)
         self.tests.append(

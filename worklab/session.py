@@ -20,6 +20,7 @@ from worklab.checkpoints import (
     load_checkpoint,
     with_averages,
 )
+from worklab.cool_down import COOL_DOWN_FILE
 from worklab.devices import LOST_WORKER, Devices
 from worklab.files import write_atomically
 from worklab.locks import RunLock
@@ -30,9 +31,6 @@ from worklab.stopping import StopRequested, StopSignals
 
 _logger = logging.getLogger(__name__)
 _STRICT = RestoreOptions()
-
-COOL_DOWN_FILE = "cool-down"
-"""A file of this name in a run folder asks the run to settle at the cycle's end."""
 
 
 class Stateful(Protocol):

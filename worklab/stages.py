@@ -20,7 +20,7 @@ class Stages:
         stages: Multipliers by scope, by the number of steps done before the stage.
 
     Attributes:
-        first_steps: Steps done before each variable first learned, by name; variables
+        first_steps: Steps done before each variable first learns, by name; variables
             that learn in no stage are not in it.
 
     Raises:
@@ -44,8 +44,14 @@ class Stages:
         own = {path: policy.lr_mult for path, policy in network.policies.items()}
         self._begins = [0]
         self._multipliers = [own]
-        for begin, given in sorted((_step(key), stages[key]) for key in stages):
-            multipliers = self._multipliers[-1] | network.multipliers(given)
+        begins = {_step(key): stages[key] for key in stages}
+        if len(begins) < len(stages):
+            raise ValueError(
+                "each stage must have a step of its own; give what begins together in "
+                f"one. Received: {list(stages)}"
+            )
+        for begin, given in sorted(begins.items()):
+            multipliers = self._multipliers[-1] | network.multipliers(given, "--stages")
             if begin == 0:
                 self._multipliers = [multipliers]
                 continue
@@ -65,6 +71,11 @@ class Stages:
                 self.first_steps.setdefault(name, begin)
         self._current = len(self._begins) - 1
         self.enter(0)
+
+    @property
+    def late(self) -> set[str]:
+        """The names of the variables that begin to learn in a later stage."""
+        return {name for name, step in self.first_steps.items() if step > 0}
 
     @property
     def variables(self) -> list[Any]:

@@ -118,7 +118,10 @@ class Trainer:
         self._stages = Stages(network, options.stages)
         with self.devices.strategy.scope():
             self.optimizer = make_optimizer(
-                optimizer, network, variables=self._stages.variables
+                optimizer,
+                network,
+                variables=self._stages.variables,
+                late=self._stages.late,
             )
             self._momentum = self.schedule.momentum and movable_momentum(self.optimizer)
         if _sees_gpu():
@@ -187,7 +190,7 @@ class Trainer:
             try:
                 self._start_step(batch, rate)
                 # The newest may still be computing on a GPU while the next batch comes.
-                self._settle(leave=0 if self._is_logged(end) else 1)
+                self._settle(leave=0 if self._is_awaited(end) else 1)
             except NonFiniteLoss as error:
                 if self.options.on_nan == "stop":
                     raise
@@ -298,7 +301,8 @@ class Trainer:
         """Begin the cool-down where a cycle has ended and the run is to settle."""
         step, cool_down = self.session.step, self.schedule.cool_down
         if self.schedule.may_cool_down(step) and (
-            step == cool_down.planned or self.session.asked_to_cool_down()
+            (cool_down.planned is not None and step >= cool_down.planned)
+            or self.session.asked_to_cool_down()
         ):
             cool_down.begin(step)
             _logger.info("the learning rate cools down from step %d on", step)
@@ -321,7 +325,8 @@ class Trainer:
                 f"{len(trainable)} trainable variables at step {self.session.step}"
             )
         self._trainable = trainable
-        follow(self.optimizer, self.network, self._stages.first_steps)
+        follow(self.optimizer, self.network)
+        self.__dict__.pop("_seconds_at_limit", None)  # other layers, other work
         self._statistics, self._generators = _changing(self.network)
         self._step_function = None  # traced anew
 
@@ -355,6 +360,12 @@ class Trainer:
         )
         started = _Step(self.session.step, *self.devices.first(numbers))
         self._started_steps.append(started)
+
+    def _is_awaited(self, end: int) -> bool:
+        """Return whether the loss of this step is needed before the next begins."""
+        kept = self.schedule.is_snapshot(self.session.step)
+        watched = self.schedule.cool_down.watches_loss
+        return kept or watched or self._is_logged(end)
 
     def _is_logged(self, end: int) -> bool:
         return (
