@@ -72,7 +72,8 @@ def make_optimizer(
     if late and options.name == "nadam":
         raise ValueError(
             "`nadam` has one product of its momentums for all layers, so none can "
-            "begin to learn later: take `--optimizer.name adam`, or no `--stages` that thaw. "
+            "begin to learn later: take `--optimizer.name adam`, or no `--stages` that "
+            "thaw. "
             f"Received: {len(late)} variables that begin later"
         )
     if variables is None:
