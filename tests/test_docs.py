@@ -36,6 +36,7 @@ TOOLS = (
 BLOCKS = [
     pytest.param(block, id=f"{page.stem}-{number}")
     for page in PAGES
+    if page.stem != "notebook"  # its blocks are cells
     for number, block in enumerate(
         re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     )
@@ -90,6 +91,17 @@ def test_public_names_are_those_listed():
 def test_python_in_the_pages_runs(block, digits_project, monkeypatch):
     monkeypatch.chdir(digits_project)
     exec(compile(block, "block", "exec"), {"__name__": "block"})
+
+
+def test_cells_of_the_notebook_run(digits_project, monkeypatch, notebook):
+    monkeypatch.chdir(digits_project)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    text = (ROOT / "docs/notebook.md").read_text()
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        notebook.run(block)
+    plt = notebook.names["plt"]
+    assert len(plt.gca().lines[0].get_xdata()) > 0
+    plt.close()
 
 
 def load_script(path):

@@ -21,6 +21,7 @@ from worklab.files import write_atomically, write_json
 from worklab.layouts import Layout, Preprocessing
 from worklab.lists import read_class_names, write_class_names
 from worklab.network import Network
+from worklab.network_source import find_file, find_source
 from worklab.options import (
     AugmentOptions,
     DataOptions,
@@ -51,15 +52,19 @@ _NETWORK_FILE = "network.py"
 def load_network_class(name: str) -> type[Network]:
     """Return the Network class called `file.py:Class` or `package.module:Class`.
 
+    A class of the script or notebook that is running is called `__main__:Class`.
+
     Raises:
         ValueError: If there is no such file, module or class, or it is no Network;
             names the Networks that are there.
     """
-    module_name, _, class_name = name.partition(":")
+    # In a notebook the class itself may be given.
+    module_name, _, class_name = (name if isinstance(name, str) else "").partition(":")
     if not class_name:
         raise ValueError(
             "a network is named `file.py:Class` or `package.module:Class`, e.g. "
-            f"`my_network.py:MyNetwork`. Received: {name!r}"
+            "`my_network.py:MyNetwork`, and one of the running script or notebook "
+            f"`__main__:MyNetwork`. Received: {name!r}"
         )
     if module_name.endswith(".py"):
         module = _load_file(Path(module_name))
@@ -152,13 +157,7 @@ def write_run(
         "data": data,
         "imported": options_to_json(imported),
     }
-    source = inspect.getsourcefile(type(network))
-    copy = run / _NETWORK_FILE
-    if source and Path(source).resolve() != copy.resolve():
-        text = Path(source).read_text(encoding="utf-8")
-        if copy.exists() and copy.read_text(encoding="utf-8") != text:
-            _logger.warning("changed since the last start of %s: %s", run, source)
-        write_atomically(copy, lambda file: file.write(text))
+    _write_source(type(network), run / _NETWORK_FILE)
     write_class_names(run / "classes.json", train_reader.class_names)
     notes = run / "notes.md"
     if not notes.exists():
@@ -166,6 +165,24 @@ def write_run(
     summary = network.summary()
     write_atomically(run / "summary.txt", lambda file: file.write(summary))
     write_json(path, content)  # last: whoever waits for the run may read it now
+
+
+def _write_source(network_class: type[Network], copy: Path) -> None:
+    file, text = find_file(network_class), find_source(network_class)
+    name = network_class.__name__ if file is None else file
+    if text is None:
+        _logger.warning(
+            "the source of %s is not known, so the run has no copy of it: write it to "
+            "a file, and give `network='my_network.py:%s'`",
+            name,
+            network_class.__name__,
+        )
+        return
+    if file is not None and file.resolve() == copy.resolve():
+        return
+    if copy.exists() and copy.read_text(encoding="utf-8") != text:
+        _logger.warning("changed since the last start of %s: %s", copy.parent, name)
+    write_atomically(copy, lambda file: file.write(text))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +213,8 @@ class RunSetup:
 def read_run(run: Path, *, data_folder: Path | None = None) -> RunSetup:
     """Return the set-up of a run from its folder.
 
-    A network that came from a file is taken from its copy in the run folder.
+    A network that came from a file, or from the notebook of another process, is taken
+    from its copy in the run folder.
 
     Args:
         run: Folder of the run.
@@ -226,10 +244,12 @@ def read_run(run: Path, *, data_folder: Path | None = None) -> RunSetup:
         data = dataclasses.replace(setup.data, folder=data_folder)
         setup = dataclasses.replace(setup, data=data)
     file, _, class_name = setup.network.partition(":")
+    copy = Path(run) / _NETWORK_FILE
+    is_elsewhere = file == "__main__" and not hasattr(sys.modules[file], class_name)
     if file.endswith(".py"):
         # Its neighbours may be imported from where it came from.
         sys.path.append(str(Path(file).resolve().parent))
-        copy = Path(run) / _NETWORK_FILE
+    if file.endswith(".py") or (is_elsewhere and copy.exists()):
         setup = dataclasses.replace(setup, network=f"{copy}:{class_name}")
     return setup
 
@@ -454,12 +474,12 @@ def _load_file(path: Path) -> Any:
 
 
 def _check_same(session: Session, options: Any) -> None:
-    source = inspect.getsourcefile(load_network_class(options.network))
+    network_class = load_network_class(options.network)
     files = {
         "train": options.data.folder / options.data.train,
         "valid": options.data.folder / options.data.valid,
         "pretrained": options.pretrained,
-        "network": source and Path(source),
+        "network": find_file(network_class),
     }
     digests = {name: path and digest_source(path) for name, path in files.items()}
     own = {"content of": digests} | options_to_json(options)
