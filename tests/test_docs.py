@@ -4,23 +4,17 @@ import dataclasses
 import doctest
 import importlib
 import importlib.util
-import os
 import pkgutil
 import re
-import subprocess
-import sys
 import typing
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
 
 import worklab
-from worklab.__main__ import main as tools
 from worklab.lists import read_list
 from worklab.options import AugmentOptions, OptimizerOptions, ScheduleOptions
-from worklab.runs import read_result
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -29,10 +23,6 @@ MODULES = [
     for module in pkgutil.walk_packages(worklab.__path__, "worklab.")
     if not module.name.endswith("__main__")
 ]
-TOOLS = (
-    *("check", "digest", "export", "flops", "imagenet"),
-    *("inspect", "lists", "pack", "show", "stats"),
-)
 BLOCKS = [
     pytest.param(block, id=f"{page.stem}-{number}")
     for page in PAGES
@@ -41,16 +31,6 @@ BLOCKS = [
         re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     )
 ]
-
-
-# Told in docs/slim.md, and merged with other work.
-NOT_YET = {
-    *("--optimizer.rho", "--optimizer.epsilon", "--optimizer.beta-1"),
-    *("--optimizer.beta-2", "--optimizer.initial-accumulator-value"),
-    *("--optimizer.l1", "--optimizer.l2", "--optimizer.learning-rate-power"),
-    *("--schedule.decay-rate", "--schedule.staircase", "--schedule.decay-steps"),
-    "--schedule.end-learning-rate",
-}
 
 
 @pytest.fixture(scope="module")
@@ -155,36 +135,6 @@ def test_json_in_the_pages_is_a_list(tmp_path):
         assert [r.label for r in read_list(path, ["cat", "dog"])] == [0, 1]
 
 
-def test_what_the_readme_walks_through_works(tmp_path, tiny_images, monkeypatch):
-    """The commands of the section `Your own images`, on images of three classes."""
-    text = (ROOT / "README.md").read_text()
-    section = text.split("## Your own images")[1].split("\n## ")[0]
-    network = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
-    commands = [
-        command.replace("\\\n", " ").strip()
-        for command in re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
-    ]
-    assert len(commands) == 3
-    images, labels = tiny_images
-    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-        folder = tmp_path / "my_data" / f"class{label}"
-        folder.mkdir(parents=True, exist_ok=True)
-        large = cv2.resize(image, (40, 40), interpolation=cv2.INTER_NEAREST)
-        cv2.imwrite(str(folder / f"{number}.png"), large)
-    (tmp_path / "my_network.py").write_text(network)
-    (tmp_path / "launchers").symlink_to(ROOT / "launchers")
-    fast = " --patience.valid-every 2 --patience.patience 1 --patience.max-decays 0"
-    fast += " --reader.batch-size 8 --schedule.learning-rate 0.01"
-    commands[2] += fast
-    for command in commands:
-        words = command.split()
-        assert words[0] == "python"
-        subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, check=True)
-    result = read_result(tmp_path / "runs/mine")
-    assert result["test"]["num_images"] == 6
-    assert np.isfinite(result["test"]["loss"])
-
-
 def test_files_that_the_pages_name_exist():
     found = []
     for page in PAGES:
@@ -238,30 +188,3 @@ def test_table_of_slim_has_every_flag_and_says_what_is_here(script):
             here.strip() == "no counterpart" and differs.strip()
         ), flags
     assert sorted(named) == sorted(SLIM_FLAGS[script].split())
-
-
-def test_options_that_the_pages_name_exist(monkeypatch, capsys):
-    environment = os.environ | {"COLUMNS": "100"}
-    commands = [
-        [f"launchers/{path.name}"] for path in sorted((ROOT / "launchers").glob("*.py"))
-    ] + [["benchmarks/retraining.py"]]
-    monkeypatch.setenv("COLUMNS", "100")
-    for name in TOOLS:  # here, as a process of its own takes seconds to start
-        with pytest.raises(SystemExit):
-            tools([name, "--help"])
-    known = {"--help", "--config", "--logdir"}
-    known |= set(re.findall(r"--[a-z][\w.-]*", capsys.readouterr().out))
-    for words in commands:
-        done = subprocess.run(
-            [sys.executable, *words, "--help"],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        known |= set(re.findall(r"--[a-z][\w.-]*", done.stdout))
-    for page in PAGES:
-        text = re.sub("(?m)^#SBATCH .*", "", page.read_text())  # Slurm's own
-        named = set(re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", text)) - NOT_YET
-        assert named <= known, page.name
