@@ -42,15 +42,6 @@ HEAVY = {
     "python -m worklab inspect resnet50.pth": "wants the file; test_inspecting.py",
 }
 
-# Told in docs/slim.md, and merged with other work.
-NOT_YET = {
-    *("--optimizer.rho", "--optimizer.epsilon", "--optimizer.beta-1"),
-    *("--optimizer.beta-2", "--optimizer.initial-accumulator-value"),
-    *("--optimizer.l1", "--optimizer.l2", "--optimizer.learning-rate-power"),
-    *("--schedule.decay-rate", "--schedule.staircase", "--schedule.decay-steps"),
-    "--schedule.end-learning-rate",
-}
-
 # Commands that train are shortened.
 SHORTER = {
     "train_with_patience.py": "--patience.valid-every 2 --patience.patience 1 "
@@ -75,18 +66,26 @@ def launcher(name):
 def options_of(options_class, prefix=""):
     """Return the options that the command line has for a dataclass, nested ones too."""
     hints = typing.get_type_hints(options_class, include_extras=True)
-    names = set()
-    for field in dataclasses.fields(options_class):
-        name, hint = prefix + field.name.replace("_", "-"), hints[field.name]
-        if dataclasses.is_dataclass(hint):
-            names |= options_of(hint, f"{name}.")
-        elif not is_positional(hint):
-            names.add(f"--{name}")
-    return names
+    fields = [field.name for field in dataclasses.fields(options_class)]
+    return options_of_hints({name: hints[name] for name in fields}, prefix)
 
 
-def is_positional(hint):
-    return tyro.conf.Positional in getattr(hint, "__metadata__", ())
+def options_of_hints(hints, prefix=""):
+    options = set()
+    for name, hint in hints.items():
+        marks = getattr(hint, "__metadata__", ())
+        plain = hint.__origin__ if marks else hint
+        name = prefix + name.replace("_", "-")
+        for mark in marks:  # tyro.conf.arg
+            if getattr(mark, "name", None) is not None:
+                name = mark.name
+            if getattr(mark, "prefix_name", None) is False:
+                name = name.removeprefix(prefix)
+        if dataclasses.is_dataclass(plain):
+            options |= options_of(plain, f"{name}." if name else "")
+        elif tyro.conf.Positional not in marks:
+            options.add(f"--{name}")
+    return options
 
 
 def help_of(call, capsys, monkeypatch):
@@ -134,27 +133,15 @@ def commands_of_tools(monkeypatch):
     return taken
 
 
-def options_of_tool(function):
-    hints = typing.get_type_hints(function, include_extras=True)
-    del hints["return"]
-    for name, hint in hints.items():
-        dashed = name.replace("_", "-")
-        marks = getattr(hint, "__metadata__", ())
-        plain = hint.__origin__ if marks else hint
-        if dataclasses.is_dataclass(plain):
-            is_level = any(getattr(mark, "name", None) == "" for mark in marks)
-            yield from options_of(plain, "" if is_level else f"{dashed}.")
-        elif not is_positional(hint):
-            yield f"--{dashed}"
-
-
 def test_every_option_of_a_tool_is_explained(capsys, monkeypatch):
     commands = commands_of_tools(monkeypatch)
     assert len(commands) >= 10
     for name, function in commands.items():
         words = [name, "--help"]
         explained = help_of(functools.partial(tools.main, words), capsys, monkeypatch)
-        assert set(explained) == set(options_of_tool(function)), name
+        hints = typing.get_type_hints(function, include_extras=True)
+        del hints["return"]
+        assert set(explained) == options_of_hints(hints), name
         for option in explained.values():
             check_words(option)
 
@@ -195,7 +182,7 @@ def test_options_that_the_pages_name_exist(capsys, monkeypatch):
         known |= set(explained)
     for page in PAGES:
         text = re.sub("(?m)^#SBATCH .*", "", page.read_text())  # Slurm's own
-        named = set(re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", text)) - NOT_YET
+        named = set(re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", text))
         assert named <= known, page.name
 
 

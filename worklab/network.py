@@ -145,8 +145,7 @@ class Network(Primitives):
         self._layer_of: dict[str, str] = {}
         self.variables: dict[str, Any] = {}
         self._name_variables()
-        self._check_multipliers(options.lr_mult)
-        self.check_scopes("train_only", options.train_only)
+        self._check_scopes_of_options()
 
     @abc.abstractmethod
     def _construct(self, images: Any) -> Any:
@@ -528,6 +527,10 @@ class Network(Primitives):
                     f"converts them), or give `{name}` one number for each channel. "
                     f"Received: image_shape={self.image_shape}, {name}={values}"
                 )
+
+    def _check_scopes_of_options(self) -> None:
+        self._check_multipliers(self.options.lr_mult)
+        self.check_scopes("train_only", self.options.train_only)
 
     def _check_multipliers(self, given: Mapping[str, float]) -> None:
         self.check_scopes("lr_mult", given)
