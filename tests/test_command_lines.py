@@ -34,6 +34,9 @@ HEAVY = {
     "python launchers/ray_train.py": "wants a cluster; tested with Ray",
     "python launchers/train.py --run runs/crops": "trains a ResNet-20",
     "python launchers/train.py --run runs/flowers": "trains an Inception v3",
+    "python launchers/train.py --run runs/cycles": "trains a ResNet-20; test_cycles.py",
+    "python launchers/train.py --run runs/stages": "trains a ResNet-20; test_stages.py",
+    "python launchers/train_and_test.py": "trains a ResNet-20; test_sequences.py",
     "python launchers/test.py --run runs/flowers": "wants that run",
     "python launchers/test_ensemble.py": "wants a long run; test_ensembles.py",
     "python -m worklab export": "test_exporting.py",
@@ -41,6 +44,9 @@ HEAVY = {
     "python -m worklab pack imagenet": "wants ImageNet",
     "python -m worklab inspect resnet50.pth": "wants the file; test_inspecting.py",
 }
+
+# What the pages tell already and comes with other work: take it out when it is there.
+COMING = ("python -m worklab runs",)
 
 # Commands that train are shortened.
 SHORTER = {
@@ -180,6 +186,7 @@ def test_options_that_the_pages_name_exist(capsys, monkeypatch):
         words = [name, "--help"]
         explained = help_of(functools.partial(tools.main, words), capsys, monkeypatch)
         known |= set(explained)
+    known |= {name.partition(".")[0] for name in known}  # `--schedule.`...
     for page in PAGES:
         text = re.sub("(?m)^#SBATCH .*", "", page.read_text())  # Slurm's own
         named = set(re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", text))
@@ -194,7 +201,12 @@ def commands_in(text):
     text = text.replace("\\\n", " ")
     found = re.findall(r"python ((?:launchers/\w+\.py|-m worklab) [^\n`'#&]+)", text)
     calls = map(shlex.split, found)
-    return [words for words in calls if len(words) > 1 + 2 * (words[0] == "-m")]
+    return [
+        words
+        for words in calls
+        if len(words) > 1 + 2 * (words[0] == "-m")
+        and not f"python {' '.join(words)}".startswith(COMING)
+    ]
 
 
 def fenced(page):

@@ -14,7 +14,6 @@ from worklab.checkpoints import (
     checkpoint_path,
     load_checkpoint,
     with_averages,
-    write_checkpoint,
 )
 from worklab.ensembles import (
     METHODS,
@@ -255,19 +254,29 @@ def test_members_are_tested_and_combined(runs, capsys):
     assert "average weights" not in saved["ensembles"]
 
 
-def test_snapshots_of_the_run_are_the_members(runs, tmp_path):
+def test_snapshots_of_the_run_are_the_members(runs, tmp_path, tiny_folder):
     with pytest.raises(ValueError, match=r"has no snapshots.*\[0, 2, 4, 6\]"):
         launcher.main(launcher.Options(run=runs / "a"))
-    path = checkpoint_path(runs / "b/checkpoints", 6)
-    arrays, state = load_checkpoint(path)
-    write_checkpoint(path, arrays, state | {"snapshots": [2, 4, 6]})
-    setup = read_run(runs / "b")
-    found = find_members(runs / "b", setup)
-    assert [member.name for member in found] == ["step 2", "step 4", "step 6"]
-    found = find_members(runs / "b", setup, last=2)
-    assert [member.name for member in found] == ["step 4", "step 6"]
-    found = find_members(runs / "b", setup, steps=(2, 6))
-    assert [member.name for member in found] == ["step 2", "step 6"]
+    options = train.Options(
+        run=tmp_path / "cycles",
+        num_steps=8,
+        network="tests.conftest:TinyNetwork",
+        pretrained=None,
+        data=DataOptions(folder=tiny_folder),
+        reader=ReaderOptions(image_size=(8, 8), batch_size=6, test_batch_size=4),
+        schedule=ScheduleOptions(name="triangular", learning_rate=0.1, stepsize=1),
+        session=SessionOptions(keep=1),
+    )
+    train.main(options)
+    found = launcher.main(launcher.Options(run=options.run)).members
+    assert list(found) == ["step 2", "step 4", "step 6", "step 8"]
+    last = launcher.main(launcher.Options(run=options.run, last=2)).members
+    assert list(last) == ["step 6", "step 8"]
+    for name, test in last.items():
+        np.testing.assert_array_equal(test.logits, found[name].logits)
+    setup = read_run(options.run)
+    named = find_members(options.run, setup, steps=(2, 6))
+    assert [member.name for member in named] == ["step 2", "step 6"]
 
 
 def test_mean_of_the_weights_is_tested_and_kept(runs, tmp_path, tiny_folder):
