@@ -15,14 +15,19 @@ from worklab.runs import load_network_class, read_run
 CELLS = (
     """
 import numpy as np
+from math import floor
 from pathlib import Path
 from worklab import Network
 
 FILTERS, UNUSED = 4, "nothing"
 COMPUTED = object()
 
+def plain(function):
+    return function
+
+@plain
 def doubled(number):
-    return int(np.multiply(2, number))
+    return floor(np.multiply(2, number))
 """,
     """
 print("once")

@@ -145,10 +145,10 @@ def combine(logits: Sequence[np.ndarray], method: Method) -> np.ndarray:
         [1, 1, 0]
     """
     if method == "geometric":
-        return softmax(_mean(logits)).astype(np.float32)
+        return softmax(_mean(logits))
     mean = _mean(softmax(each) for each in logits)
     if method == "mean":
-        return mean.astype(np.float32)
+        return mean
     votes = mean.astype(np.float64)
     for each in logits:
         votes[np.arange(len(votes)), each.argmax(axis=1)] += 1

@@ -49,12 +49,12 @@ def _collect(name: str, namespace: Mapping[str, Any], parts: dict[str, str]) -> 
     parts[name] = ""  # so that what uses itself ends
     if isinstance(value, ModuleType):
         parts[name] = f"import {value.__name__} as {name}"
+    elif _is_imported(value, namespace):
+        parts[name] = f"from {value.__module__} import {value.__name__} as {name}"
     elif not isinstance(value, type | FunctionType):
         with contextlib.suppress(ValueError, SyntaxError):
             if ast.literal_eval(repr(value)) == value:
                 parts[name] = f"{name} = {value!r}"
-    elif value.__module__ != namespace["__name__"]:
-        parts[name] = f"from {value.__module__} import {value.__name__} as {name}"
     elif (found := _definition(value)) is not None:
         node, text = found
         for used in ast.walk(node):
@@ -64,6 +64,13 @@ def _collect(name: str, namespace: Mapping[str, Any], parts: dict[str, str]) -> 
         parts[name] = text
 
 
+def _is_imported(value: Any, namespace: Mapping[str, Any]) -> bool:
+    home = sys.modules.get(getattr(value, "__module__", None) or "")
+    if home is None or vars(home) is namespace:
+        return False
+    return getattr(home, getattr(value, "__name__", ""), None) is value
+
+
 def _definition(value: type | FunctionType) -> tuple[ast.stmt, str] | None:
     """Return how a cell defines a class or function; None where no text is kept."""
     methods = vars(value).values() if isinstance(value, type) else [value]
@@ -71,13 +78,13 @@ def _definition(value: type | FunctionType) -> tuple[ast.stmt, str] | None:
     if code is None:
         return None
     # Where notebooks keep the text of a cell, for tracebacks.
-    text = "".join(linecache.getlines(code.co_filename))
+    lines = linecache.getlines(code.co_filename)
     with contextlib.suppress(SyntaxError):
-        for node in ast.parse(text).body:
-            if (
-                isinstance(node, ast.ClassDef | ast.FunctionDef)
-                and node.name == value.__name__
-                and node.lineno <= code.co_firstlineno <= (node.end_lineno or 0)
-            ):
-                return node, ast.get_source_segment(text, node) or ""
+        for node in ast.parse("".join(lines)).body:
+            if not isinstance(node, ast.ClassDef | ast.FunctionDef):
+                continue
+            first = min(each.lineno for each in (node, *node.decorator_list))
+            last = node.end_lineno or first
+            if node.name == value.__name__ and first <= code.co_firstlineno <= last:
+                return node, "".join(lines[first - 1 : last])
     return None
