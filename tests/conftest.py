@@ -1,6 +1,9 @@
 """What the tests share: tiny images, a two-block network, fixed seeds."""
 
 import json
+import linecache
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +90,30 @@ def tiny_folder(tiny_images, tmp_path_factory) -> Path:
         (folder / f"{split}.json").write_text(json.dumps(records))
     (folder / "classes.json").write_text(json.dumps(CLASS_NAMES))
     return folder
+
+
+class Notebook:
+    """Runs cells as Jupyter does: all in one module, their text kept for tracebacks."""
+
+    def __init__(self) -> None:
+        self.module = types.ModuleType("__main__")
+        self.names = vars(self.module)
+        self.number = 0
+
+    def run(self, cell: str) -> None:
+        """Run a cell."""
+        self.number += 1
+        name = f"<cell {id(self)} {self.number}>"
+        lines = cell.splitlines(keepends=True)
+        linecache.cache[name] = (len(cell), None, lines, name)
+        exec(compile(cell, name, "exec"), self.names)
+
+
+@pytest.fixture
+def notebook(monkeypatch) -> Notebook:
+    notebook = Notebook()
+    monkeypatch.setitem(sys.modules, "__main__", notebook.module)
+    return notebook
 
 
 @pytest.fixture(scope="session")

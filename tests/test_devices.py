@@ -8,6 +8,7 @@ import tensorflow as tf
 from worklab import Network, Session, Tester, Trainer, Writer
 from worklab.checkpoints import digest
 from worklab.devices import Devices
+from worklab.moving_statistics import estimate_statistics
 from worklab.options import (
     AugmentOptions,
     OptimizerOptions,
@@ -135,10 +136,7 @@ def test_statistics_estimated_on_two_devices_are_means_over_both(tmp_path, tiny_
     session = Session(tmp_path, SessionOptions(num_devices=2))
     with session:
         network = TinyNetwork(3, image_shape=(8, 8, 3))
-        trainer = Trainer(
-            network, tiny_reader, session, Writer(None), learning_rate=lambda step: 0.1
-        )
-        trainer.estimate_statistics(2)
+        estimate_statistics(network, tiny_reader, session, 2)
     plain = TinyNetwork(3, image_shape=(8, 8, 3))
     moving = next(n for n in plain.variables if "slow" in n and "moving_mean" in n)
     layer = plain.keras_layer(plain.split(moving)[0])

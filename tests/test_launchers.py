@@ -36,9 +36,6 @@ from .test_layouts import Tensorflow1, save_tensorflow1, slim_resnet50
 from .test_stress import words_of
 
 ROOT = Path(__file__).parent.parent
-LAUNCHERS = sorted(
-    path.name for path in (ROOT / "launchers").glob("*.py") if path.stem != "__init__"
-)
 
 
 @pytest.fixture
@@ -287,28 +284,6 @@ def test_wrong_numbers_of_steps_are_errors(common, tmp_path):
     for wrong in ({"num_steps": 0}, {"save_every": 0}):
         with pytest.raises(ValueError, match=r"at least 1\. Received"):
             train.main(train.Options(run=tmp_path, **common, **wrong))
-
-
-@pytest.mark.parametrize("name", LAUNCHERS)
-def test_help_explains_every_option(name):
-    done = subprocess.run(
-        [sys.executable, f"launchers/{name}", "--help"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"COLUMNS": "100"},
-    )
-    assert done.stderr == ""
-    lines = [line.strip("│╭╰─╮╯ ") for line in done.stdout.splitlines()]
-    options = re.split(r"(?<!,)\s(?=--[a-z])", " ".join(lines).split("-h, --help")[1])[
-        1:
-    ]
-    assert len(options) >= 4
-    for option in options:
-        described = re.sub(r"^--\S+|[A-Z{|}\[\]]{3,}|\(default: .*", "", option)
-        assert "(default: " in option, option
-        assert len(described.split()) >= 3, option
 
 
 def test_error_of_a_person_is_one_line_without_traceback(tmp_path):

@@ -162,6 +162,23 @@ def test_multiplier_of_an_unknown_scope_is_an_error_with_the_nearest():
         make_with_end(two_scopes, options=LayerOptions(lr_mult={"a/bb": 0.1}))
 
 
+def test_only_the_scopes_of_the_option_learn():
+    options = LayerOptions(train_only=("a/c", "end"))
+    network = make_with_end(two_scopes, options=options)
+    plain = make_with_end(two_scopes)
+    for layer, policy in plain.policies.items():
+        expected = policy.lr_mult if layer in ("a/c", "end") else 0
+        assert network.policies[layer].lr_mult == expected, layer
+    trained = {id(variable) for variable in network.model.trainable_variables}
+    assert {
+        network.split(n)[0] for n, v in network.variables.items() if id(v) in trained
+    } == {"a/c", "end"}
+    with pytest.raises(
+        ValueError, match=r"`train_only` names a scope.*Received: 'ends'"
+    ):
+        make_with_end(two_scopes, options=LayerOptions(train_only=("ends",)))
+
+
 @pytest.mark.parametrize("value", [-0.1, float("nan")])
 @pytest.mark.parametrize("name", ["lr_mult", "weight_decay"])
 def test_negative_policy_is_an_error_that_names_the_scope(name, value):

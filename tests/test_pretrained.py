@@ -274,6 +274,23 @@ def test_missing_variables_are_initialised_by_name_if_asked_for(source, tmp_path
     np.testing.assert_array_equal(kernel, source["slow/a/conv/kernel"])
 
 
+def test_excluded_scopes_are_initialised(path, source):
+    network = TinyNetwork(3, image_shape=SHAPE)
+    fresh = values(network)
+    report = import_weights(network, path, RestoreOptions(exclude=("slow/a",)))
+    for row in report.rows:
+        inside = row.variable.startswith(("slow/a/", "logits/"))
+        assert (row.action == "skipped") == inside, row
+        expected = fresh if inside else source
+        np.testing.assert_array_equal(
+            values(network)[row.variable], expected[row.variable]
+        )
+    assert report.unused == ()
+    options = RestoreOptions(exclude=("slows",))
+    with pytest.raises(ValueError, match=r"`exclude` names a scope.*nearest.*'slow'"):
+        import_weights(network, path, options)
+
+
 def test_wrong_shape_is_an_error_also_when_missing_is_not(path):
     network = make_entry(entry_restore="frozen", filters=5)
     with pytest.raises(ValueError, match=r"\(3, 3, 3, 4\) in the file"):

@@ -8,6 +8,7 @@ import tensorflow as tf
 from worklab import Network, Session, Trainer, Writer
 from worklab.checkpoints import digest
 from worklab.layouts import Layout, Preprocessing
+from worklab.moving_statistics import estimate_statistics
 from worklab.networks.resnet import ResNet50
 from worklab.options import (
     AugmentOptions,
@@ -250,7 +251,7 @@ def test_estimated_statistics_are_the_mean_over_batches(tmp_path, tiny_reader):
     trainer = make_trainer(tmp_path, tiny_reader)
     network = trainer.network
     before = values(network)
-    trainer.estimate_statistics(3)
+    estimate_statistics(network, tiny_reader, trainer.session, 3)
     after = values(network)
     for name, array in before.items():
         moved = not np.array_equal(array, after[name])
@@ -273,11 +274,19 @@ def test_estimated_statistics_are_the_mean_over_batches(tmp_path, tiny_reader):
     )
 
 
-def test_cold_start_estimates_statistics_once(tmp_path, tiny_reader):
+def test_statistics_need_a_batch(tmp_path, tiny_reader, tiny_network):
+    with pytest.raises(ValueError, match=r"at least 1 batch.*num_batches=0"):
+        estimate_statistics(tiny_network, tiny_reader, Session(tmp_path), 0)
+
+
+def test_cold_start_estimates_statistics_once(tmp_path, tiny_reader, monkeypatch):
     options = TrainingOptions(estimate_statistics=2)
-    trainer = make_trainer(tmp_path, tiny_reader, options=options)
     counted = []
-    trainer.estimate_statistics = counted.append
+    monkeypatch.setattr(
+        "worklab.trainer.estimate_statistics",
+        lambda network, reader, session, number: counted.append(number),
+    )
+    trainer = make_trainer(tmp_path, tiny_reader, options=options)
     trainer.train(1)
     trainer.train(1)
     assert counted == [2]

@@ -131,3 +131,10 @@ def test_console_shows_validations_and_progress(tmp_path):
         writer.show_progress(20, 100, 0.5, 0.1, 1000.0)
         writer.show_validation(100, 0.25, 0.975, "best")
     assert "valid loss 0.2500  accuracy 97.50%  best" in console.export_text()
+
+
+def test_notebook_without_widgets_has_lines_and_no_bar(tmp_path):
+    console = Console(force_jupyter=True)
+    with Writer(tmp_path, console=console) as writer:
+        writer.show_progress(1, 2, 0.5, 0.1, 10.0)  # Rich would warn, an error here
+        writer.show_progress(2, 2, 0.5, 0.1, 10.0)

@@ -105,22 +105,9 @@ class Checkpoints:
                     "clip the gradient. Received: NaN or infinity"
                 )
         path = self.path(step)
-        text = json.dumps(state)
-        # Sorted, so that equal checkpoints are equal files.
-        arrays = {name: np.asarray(arrays[name], order="C") for name in sorted(arrays)}
-        metadata = {_METADATA: f"{_checksum(arrays, text)}\n{text}"}
-        temporary = self.folder / f".{path.name}.{os.getpid()}"
-        try:
-            with writing(path):
-                self.folder.mkdir(parents=True, exist_ok=True)
-                save_file(arrays, temporary, metadata=metadata)
-                bring_to_disk(temporary)
-                os.replace(temporary, path)
-                bring_to_disk(self.folder)
-                self._link_into_queues(path)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        write_checkpoint(path, arrays, state)
+        with writing(path):
+            self._link_into_queues(path)
         self.delete_old(step, kept_steps)
         return path
 
@@ -265,6 +252,31 @@ def read_state(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"`{path}` cannot be read as a checkpoint. Received: {error}"
         ) from error
+
+
+def write_checkpoint(
+    path: Path, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]
+) -> None:
+    """Write a checkpoint file, whole or not at all, and bring it to disk.
+
+    Raises:
+        OSError: If the disk is full or cannot be written.
+    """
+    text = json.dumps(state)
+    # Sorted, so that equal checkpoints are equal files.
+    arrays = {name: np.asarray(arrays[name], order="C") for name in sorted(arrays)}
+    metadata = {_METADATA: f"{_checksum(arrays, text)}\n{text}"}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(arrays, temporary, metadata=metadata)
+            bring_to_disk(temporary)
+            os.replace(temporary, path)
+            bring_to_disk(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def with_averages(

@@ -61,6 +61,28 @@ def show_statistics(
         console.print(confusion)
 
 
+def show_tests(console: Console, *groups: Mapping[str, Mapping[str, Any]]) -> None:
+    """Show loss and accuracy of several tests, with a line between the groups.
+
+    Args:
+        console: Where.
+        *groups: What `Statistics.to_json` gives, by what its row is called.
+    """
+    top_k = list(next(iter(groups[0].values()))["top_k_accuracy"])
+    table = Table("", "images", "loss", "accuracy", *(f"top-{k}" for k in top_k))
+    for group in groups:
+        table.add_section()
+        for name, found in group.items():
+            table.add_row(
+                name,
+                str(found["num_images"]),
+                f"{found['loss']:.4f}",
+                f"{found['accuracy']:.2%}",
+                *(f"{found['top_k_accuracy'][k]:.2%}" for k in top_k),
+            )
+    console.print(table)
+
+
 def show_skipped(console: Console, skipped: Mapping[str, Mapping[str, str]]) -> None:
     """Show which images could not be read, and how to find them all.
 

@@ -136,7 +136,7 @@ def export_weights(checkpoint: Path, path: Path, *, overwrite: bool = False) -> 
             layout=state.get("layout"),
         )
     if (_run_of(checkpoint) / "run.json").exists():
-        made, setup = _restored_network(checkpoint)
+        made, setup = load_network(checkpoint)
         write_card(
             path,
             made,
@@ -172,7 +172,7 @@ def export_run(
         OSError: If it cannot be written.
         RuntimeError: If it cannot be converted, or answers differently.
     """
-    network, setup = _restored_network(checkpoint, num_features)
+    network, setup = load_network(checkpoint, num_features)
     return export_network(
         network,
         path,
@@ -189,10 +189,18 @@ def _run_of(checkpoint: Path) -> Path:
     return checkpoint.resolve().parent.parent
 
 
-def _restored_network(
+def load_network(
     checkpoint: Path, num_features: int | None = None
 ) -> tuple[Network, RunSetup]:
-    """Return the network of a checkpoint in its run's folder, in float32."""
+    """Return the network of a checkpoint in its run's folder, in float32.
+
+    Args:
+        checkpoint: A file in `RUN/checkpoints`, which `find_checkpoint` finds.
+        num_features: As for `make_run_network`.
+
+    Raises:
+        ValueError: If the run cannot be read, or its network does not fit.
+    """
     run = _run_of(checkpoint)
     setup = read_run(run)
     session_options = dataclasses.replace(setup.session, precision="float32")

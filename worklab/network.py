@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import keras
@@ -16,7 +16,7 @@ from rich.table import Table
 
 from worklab.layouts import Layout
 from worklab.options import LayerOptions
-from worklab.policies import CLASSES, Policy, Restore, Scope, given_for
+from worklab.policies import CLASSES, Policy, Restore, Scope, given_for, is_inside
 from worklab.primitives import Primitives
 from worklab.seeding import seeds_from, with_seed
 
@@ -145,7 +145,7 @@ class Network(Primitives):
         self._layer_of: dict[str, str] = {}
         self.variables: dict[str, Any] = {}
         self._name_variables()
-        self._check_multipliers(options.lr_mult, "lr_mult")
+        self._check_scopes_of_options()
 
     @abc.abstractmethod
     def _construct(self, images: Any) -> Any:
@@ -274,6 +274,25 @@ class Network(Primitives):
             self.policies[path] = dataclasses.replace(policy, lr_mult=lr_mult)
             self.keras_layer(path).trainable = lr_mult > 0
 
+    def check_scopes(self, option: str, scopes: Iterable[str]) -> None:
+        """Check that an option names scopes or layers of this network.
+
+        Raises:
+            ValueError: If it does not; names the nearest.
+        """
+        paths = {
+            "/".join(name.split("/")[:length])
+            for name in self.policies
+            for length in range(1, name.count("/") + 2)
+        }
+        for given in scopes:
+            if given not in paths:
+                near = difflib.get_close_matches(given, sorted(paths), n=3, cutoff=0.0)
+                raise ValueError(
+                    f"`{option}` names a scope that `{type(self).__name__}` does not "
+                    f"have; the nearest are {near}. Received: {given!r}"
+                )
+
     def summary(self) -> str:
         """Return a table of all variables: shape, policy, and where they come from."""
         table = Table(
@@ -365,9 +384,7 @@ class Network(Primitives):
                 "saved and restored. Give one of them another `scope=`. "
                 f"Received: scope={scope!r} twice"
             )
-        lr_mult = given_for(inner.path, self.options.lr_mult)
-        if lr_mult is None:
-            lr_mult = inner.lr_mult
+        lr_mult = self._multiplier(inner)
         self.policies[inner.path] = Policy(
             lr_mult=lr_mult,
             restore=inner.restore,
@@ -417,6 +434,13 @@ class Network(Primitives):
         return (
             keras.ops.flip(images, axis=-1) if self.channel_order == "BGR" else images
         )
+
+    def _multiplier(self, scope: Scope) -> float:
+        only = self.options.train_only
+        if only and not is_inside(scope.path, only):
+            return 0.0
+        given = given_for(scope.path, self.options.lr_mult)
+        return scope.lr_mult if given is None else given
 
     def _all_layers(self) -> list[Any]:
         """Return the layers, with those that only training needs."""
@@ -507,19 +531,13 @@ class Network(Primitives):
                     f"Received: image_shape={self.image_shape}, {name}={values}"
                 )
 
+    def _check_scopes_of_options(self) -> None:
+        self._check_multipliers(self.options.lr_mult, "lr_mult")
+        self.check_scopes("train_only", self.options.train_only)
+
     def _check_multipliers(self, given: Mapping[str, float], option: str) -> None:
-        paths = {
-            "/".join(name.split("/")[:length])
-            for name in self.policies
-            for length in range(1, name.count("/") + 2)
-        }
+        self.check_scopes(option, given)
         for scope, lr_mult in given.items():
-            if scope not in paths:
-                near = difflib.get_close_matches(scope, sorted(paths), n=3, cutoff=0.0)
-                raise ValueError(
-                    f"`{option}` names a scope that `{type(self).__name__}` does not "
-                    f"have; the nearest are {near}. Received: {scope!r}"
-                )
             if not lr_mult >= 0:
                 raise ValueError(
                     f"`{option}` of `{scope}` must be at least 0. Received: {lr_mult}"

@@ -14,15 +14,19 @@ from worklab.pretrained.cards import FILE_MODULE
 def load_network_class(name: str) -> type[Network]:
     """Return the Network class called `file.py:Class` or `package.module:Class`.
 
+    A class of the script or notebook that is running is called `__main__:Class`.
+
     Raises:
         ValueError: If there is no such file, module or class, or it is no Network;
             names the Networks that are there.
     """
-    module_name, _, class_name = name.partition(":")
+    # In a notebook the class itself may be given.
+    module_name, _, class_name = (name if isinstance(name, str) else "").partition(":")
     if not class_name:
         raise ValueError(
             "a network is named `file.py:Class` or `package.module:Class`, e.g. "
-            f"`my_network.py:MyNetwork`. Received: {name!r}"
+            "`my_network.py:MyNetwork`, and one of the running script or notebook "
+            f"`__main__:MyNetwork`. Received: {name!r}"
         )
     if module_name.endswith(".py"):
         module = _load_file(Path(module_name))

@@ -282,6 +282,8 @@ class LayerOptions:
 
     lr_mult: _Multipliers = dataclasses.field(default_factory=dict)
     """Multipliers by scope that replace the network's own: `stem 0 stage1 0.1`."""
+    train_only: tuple[str, ...] = ()
+    """Scopes that learn, as if all others had multiplier 0; none: as layers say."""
     weight_decay: float = 5e-4
     """Decay of kernels; biases and normalisation are never decayed."""
     mean: tuple[float, ...] | None = None
@@ -304,6 +306,8 @@ class RestoreOptions:
     """Whose names and array layouts the file has; None: it is recognised."""
     layout: str | None = None
     """Form of a canonical network, e.g. `torchvision`; None: the file's."""
+    exclude: tuple[str, ...] = ()
+    """Scopes that are initialised, as if their layers had `restore=False`."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 Restore = bool | str | Mapping[str, str]
 
@@ -103,3 +103,13 @@ def _inside(restore: Restore, name: str) -> Restore:
         if key.startswith(f"{name}/")
     }
     return inner or True  # what is not named keeps its own name
+
+
+def is_inside(path: str, scopes: Iterable[str]) -> bool:
+    """Return whether a layer is one of these, or inside one of these scopes.
+
+    Example:
+        >>> is_inside("block1/a/conv", ["block1"]), is_inside("block10", ["block1"])
+        (True, False)
+    """
+    return any(f"{path}/".startswith(f"{scope}/") for scope in scopes)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import inspect
 import json
 import logging
 import platform
@@ -14,6 +13,7 @@ from typing import Any
 from worklab.files import write_atomically, write_json
 from worklab.lists import write_class_names
 from worklab.network import Network
+from worklab.network_source import find_file, find_source
 from worklab.option_files import changed_options, options_to_json
 from worklab.options import DataOptions, ReaderOptions, with_test_form
 from worklab.pretrained import ImportReport
@@ -68,9 +68,8 @@ def write_run(
     data = _digest_data(options.data, train_reader)
     if before:
         _refuse_another_run(run, before, plain, data)
-    source = inspect.getsourcefile(type(network))
     revisions, changes = describe_code(
-        {"network": Path(source) if source else None, "worklab": Path(__file__)}
+        {"network": find_file(type(network)), "worklab": Path(__file__)}
     )
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     imported = None if report is None else options_to_json(dataclasses.asdict(report))
@@ -92,8 +91,7 @@ def write_run(
         "imported": imported or before.get("imported"),
     }
     _log_differences(run, before, content)
-    if source:
-        _copy_source(Path(source), run)
+    _write_source(type(network), run / NETWORK_FILE)
     if changes:
         write_atomically(run / CHANGES_FILE, lambda file: file.write(changes))
     else:
@@ -139,13 +137,21 @@ def _changed(options: Any) -> dict[str, Any]:
     return changed
 
 
-def _copy_source(source: Path, run: Path) -> None:
-    copy = run / NETWORK_FILE
-    if source.resolve() == copy.resolve():
+def _write_source(network_class: type[Network], copy: Path) -> None:
+    file, text = find_file(network_class), find_source(network_class)
+    name = network_class.__name__ if file is None else file
+    if text is None:
+        _logger.warning(
+            "the source of %s is not known, so the run has no copy of it: write it to "
+            "a file, and give `network='my_network.py:%s'`",
+            name,
+            network_class.__name__,
+        )
         return
-    text = source.read_text(encoding="utf-8")
+    if file is not None and file.resolve() == copy.resolve():
+        return
     if copy.exists() and copy.read_text(encoding="utf-8") != text:
-        _logger.warning("changed since the last start of %s: %s", run, source)
+        _logger.warning("changed since the last start of %s: %s", copy.parent, name)
     write_atomically(copy, lambda file: file.write(text))
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import inspect
 import json
 import logging
 import sys
@@ -15,6 +14,7 @@ from worklab.layouts import Layout, Preprocessing
 from worklab.lists import read_class_names
 from worklab.network import Network
 from worklab.network_names import load_network_class as load_network_class
+from worklab.network_source import find_file
 from worklab.option_files import options_from_json, options_to_json
 from worklab.options import (
     AugmentOptions,
@@ -86,7 +86,8 @@ class RunSetup:
 def read_run(run: Path, *, data_folder: Path | None = None) -> RunSetup:
     """Return the set-up of a run from its folder.
 
-    A network that came from a file is taken from its copy in the run folder.
+    A network that came from a file, or from the notebook of another process, is taken
+    from its copy in the run folder.
 
     Args:
         run: Folder of the run.
@@ -116,10 +117,12 @@ def read_run(run: Path, *, data_folder: Path | None = None) -> RunSetup:
         data = dataclasses.replace(setup.data, folder=data_folder)
         setup = dataclasses.replace(setup, data=data)
     file, _, class_name = setup.network.partition(":")
+    copy = Path(run) / NETWORK_FILE
+    is_elsewhere = file == "__main__" and not hasattr(sys.modules[file], class_name)
     if file.endswith(".py"):
         # Its neighbours may be imported from where it came from.
         sys.path.append(str(Path(file).resolve().parent))
-        copy = Path(run) / NETWORK_FILE
+    if file.endswith(".py") or (is_elsewhere and copy.exists()):
         setup = dataclasses.replace(setup, network=f"{copy}:{class_name}")
     return setup
 
@@ -315,12 +318,12 @@ def delete_result(session: Session) -> None:
 
 
 def _check_same(session: Session, options: Any) -> None:
-    source = inspect.getsourcefile(load_network_class(options.network))
+    network_class = load_network_class(options.network)
     files = {
         "train": options.data.folder / options.data.train,
         "valid": options.data.folder / options.data.valid,
         "pretrained": options.pretrained,
-        "network": source and Path(source),
+        "network": find_file(network_class),
     }
     digests = {name: path and digest_source(path) for name, path in files.items()}
     own = {"content of": digests} | options_to_json(options)

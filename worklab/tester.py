@@ -4,6 +4,7 @@ import csv
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ class TestResult:
         statistics: Over all images.
         names: What each tested image is called, usually its path.
         labels: Class indices, int64 (num_images,).
-        probabilities: float32 (num_images, num_classes).
+        logits: float32 (num_images, num_classes).
+        probabilities: Their softmax, float32 (num_images, num_classes).
         losses: float32 (num_images,).
         class_names: Names in label order.
         skipped: Names of the images that could not be read; they are in nothing above.
@@ -39,18 +41,30 @@ class TestResult:
     statistics: Statistics
     names: list[str]
     labels: np.ndarray
+    logits: np.ndarray
     probabilities: np.ndarray
     losses: np.ndarray
     class_names: list[str]
     skipped: list[str] = dataclasses.field(default_factory=list)
 
-    def save(self, folder: Path) -> Path:
-        """Write `step-<step>.<split>.json`, and beside it `.csv` with each image.
+    def save(
+        self,
+        folder: Path,
+        *,
+        stem: str | None = None,
+        notes: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Path:
+        """Write the numbers as `<stem>.json`, and beside it `.csv` with each image.
+
+        Args:
+            folder: Where to; made if need be.
+            stem: How the files are called; None: `step-<step>.<split>`.
+            notes: Further entries of the JSON file.
 
         Returns:
             Path of the JSON file, which is written last.
         """
-        stem = f"step-{self.step:08d}.{self.split}"
+        stem = stem or f"step-{self.step:08d}.{self.split}"
         write_atomically(Path(folder) / f"{stem}.csv", self._write_predictions)
         path = Path(folder) / f"{stem}.json"
         numbers = {
@@ -59,6 +73,7 @@ class TestResult:
             **self.statistics.to_json(),
             "class_names": self.class_names,
             "skipped": self.skipped,
+            **notes,
         }
         write_json(path, numbers)
         return path
@@ -132,7 +147,7 @@ class Tester:
         logits, losses, labels = logits[tested], losses[tested], reader.labels[tested]
         names = [reader.name(int(number)) for number in tested]
         self._check_finite(logits, names)
-        probabilities = _softmax(logits)
+        probabilities = softmax(logits)
         skipped = [reader.name(int(number)) for number in np.flatnonzero(weights == 0)]
         statistics = classification_statistics(
             labels, probabilities, losses, reader.class_names
@@ -143,6 +158,7 @@ class Tester:
             statistics=dataclasses.replace(statistics, num_skipped=len(skipped)),
             names=names,
             labels=labels,
+            logits=logits,
             probabilities=probabilities,
             losses=losses,
             class_names=reader.class_names,
@@ -179,6 +195,7 @@ def batch_signature(batch: Batch) -> Any:
     )
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return the probabilities of logits (num_images, num_classes), of their type."""
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)

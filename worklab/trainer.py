@@ -15,9 +15,9 @@ from worklab.clock import Clock
 from worklab.counting import count_training, count_work
 from worklab.devices import Devices
 from worklab.feature_cache import FeatureCache
-from worklab.layers import BatchNormalization
 from worklab.micro_batches import Gradients, sum_over_parts
 from worklab.mixing import partners
+from worklab.moving_statistics import estimate_statistics
 from worklab.network import Network
 from worklab.optimizers import (
     averages,
@@ -229,49 +229,17 @@ class Trainer:
         self._skipped = set(state["skipped"])
         self._started_steps.clear()
 
-    def estimate_statistics(self, num_batches: int) -> None:
-        """Set moving statistics to the mean over some training batches.
-
-        Moving statistics start at mean 0 and variance 1, or at those of another data
-        set, and take about 1 / (1 - momentum) steps to arrive; this takes them there
-        at once. Frozen layers (`lr_mult=0`) keep theirs. Weights do not change.
-
-        Args:
-            num_batches: Training batches, from the first, at least 1.
-        """
-        layers = [
-            layer
-            for layer in self.network.model.layers
-            if isinstance(layer, BatchNormalization) and layer.trainable
-        ]
-        momentums = [layer.momentum for layer in layers]
-        for layer in layers:
-            layer.momentum = 0.0  # a batch's own statistics become the moving ones
-        statistics = [v for layer in layers for v in layer.non_trainable_variables]
-
-        def forward(batch: Mapping[str, tf.Tensor]) -> None:
-            self.network(batch, training=True)
-            self.devices.average(statistics)
-
-        forward_function = self.devices.function(forward, None)
-        sums = [np.zeros(v.shape, np.float64) for v in statistics]
-        for number in range(num_batches):
-            self.session.raise_if_stopped()
-            batch = self.reader.train_batch(number, self.devices.share)
-            forward_function(self.devices.split(batch))
-            for total, variable in zip(sums, statistics, strict=True):
-                total += variable.value.numpy()
-        for total, variable in zip(sums, statistics, strict=True):
-            variable.assign((total / num_batches).astype(np.float32))
-        for layer, momentum in zip(layers, momentums, strict=True):
-            layer.momentum = momentum
-
     def _start_cold(self) -> None:
         self.writer.write_graph(self.network.model)
         summary = f"```\n{self.network.summary()}\n```"
         self.writer.write_text(0, {"network": summary})
         if self.options.estimate_statistics:
-            self.estimate_statistics(self.options.estimate_statistics)
+            estimate_statistics(
+                self.network,
+                self.reader,
+                self.session,
+                self.options.estimate_statistics,
+            )
         images = self.reader.train_batch(0)["images"]
         _check_range(images)
         if self.options.log_images:

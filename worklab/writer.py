@@ -3,6 +3,7 @@
 import contextlib
 import csv
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
@@ -211,6 +212,8 @@ def _progress_bar(console: Console) -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        # In a notebook the bar is a widget, and Rich warns where there are none.
+        disable=console.is_jupyter and find_spec("ipywidgets") is None,
     )
 
 

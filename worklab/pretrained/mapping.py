@@ -12,7 +12,7 @@ import numpy as np
 
 from worklab.network import Network
 from worklab.options import RestoreOptions
-from worklab.policies import CLASSES
+from worklab.policies import CLASSES, is_inside
 from worklab.pretrained.cards import check_answers, check_preprocessing, read_card
 from worklab.pretrained.dialects import Translation, following_batch_norm
 from worklab.pretrained.files import open_weights
@@ -22,7 +22,7 @@ from worklab.pretrained.recognition import (
     first_numbers,
     split_number,
 )
-from worklab.pretrained.report import RANDOM, Action, ImportReport, ImportRow
+from worklab.pretrained.report import FRESH, RANDOM, Action, ImportReport, ImportRow
 from worklab.pretrained.weights_file import WeightsFile
 
 _WRONG = ("missing", "shape")
@@ -96,6 +96,7 @@ class ImportPlan:
         options: RestoreOptions,
         class_names: Sequence[str],
     ) -> None:
+        network.check_scopes("exclude", options.exclude)
         self.network = network
         self.weights = weights
         self.options = options
@@ -166,10 +167,10 @@ class ImportPlan:
         if variable.endswith("/seed_generator_state"):
             return ImportRow(variable, (), RANDOM, "initialised")
         found = self._find(variable, layer, leaf)
-        if policy.restore is False:
+        if policy.restore is False or is_inside(layer, self.options.exclude):
             names = () if found is None else found.names
             self.explained.update(names)
-            return ImportRow(variable, names, "restore=False", "skipped")
+            return ImportRow(variable, names, FRESH, "skipped")
         rule = self._rule(policy.restore)
         if found is not None and found.names == (variable,):
             rule = self._rule(True)
@@ -383,7 +384,7 @@ def _refuse_unexplained(
     ]
     lines += [f"  {name} in the file: nothing in the network takes it" for name in half]
     if not restored and not wrong:
-        fresh = all(row.rule in ("restore=False", RANDOM) for row in report.rows)
+        fresh = all(row.rule in (FRESH, RANDOM) for row in report.rows)
         reason = "no layer of the network says that it is to be restored"
         lines.append(f"  {reason if fresh else 'no name in the file was asked for'}")
     raise ValueError(

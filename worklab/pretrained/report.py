@@ -20,6 +20,9 @@ Action = Literal[
 RANDOM = "random generator"
 """Rule of a variable that is nobody's weight."""
 
+FRESH = "restore=False"
+"""Rule of a variable whose layer, or the option `exclude`, says that it begins anew."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ImportRow:
