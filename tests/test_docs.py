@@ -19,6 +19,7 @@ import pytest
 import worklab
 from launchers import test as test_launcher
 from launchers import test_many, train, train_with_patience
+from worklab import cli
 from worklab.__main__ import main as tools
 from worklab.lists import read_list
 from worklab.option_files import read_options
@@ -200,13 +201,15 @@ def test_files_that_the_pages_name_exist():
 
 def test_options_that_the_pages_name_exist(monkeypatch, capsys):
     environment = os.environ | {"COLUMNS": "100"}
-    commands = [
-        [f"launchers/{path.name}"] for path in sorted((ROOT / "launchers").glob("*.py"))
-    ] + [["benchmarks/retraining.py"]]
+    commands = [["benchmarks/retraining.py"]]
     monkeypatch.setenv("COLUMNS", "100")
     for name in TOOLS:  # here, as a process of its own takes seconds to start
         with pytest.raises(SystemExit):
             tools([*name.split(), "--help"])
+    for path in sorted((ROOT / "launchers").glob("*.py")):
+        launcher = importlib.import_module(f"launchers.{path.stem}")
+        with pytest.raises(SystemExit):
+            cli.run(launcher.main, ["--help"])
     known = {"--help", "--config", "--write-config", "--logdir"}
     known |= set(re.findall(r"--[a-z][\w.-]*", capsys.readouterr().out))
     for words in commands:

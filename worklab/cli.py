@@ -1,5 +1,6 @@
 """Command lines: a function's signature is the table of its options."""
 
+import dataclasses
 import inspect
 import logging
 import sys
@@ -110,6 +111,41 @@ def _as_function(group: Mapping[str, Any]) -> Callable[[], None]:
 
     function.__doc__ = f"One of: {', '.join(group)}."
     return function
+
+
+def words_of_options(
+    options: Any, default: Any = None, prefix: str = "--"
+) -> list[str]:
+    """Return the words of a command line that give these options.
+
+    Args:
+        options: An option dataclass.
+        default: Of the same class; what is equal there needs no word. None: its
+            class's own defaults.
+        prefix: What the words begin with.
+
+    Example:
+        >>> from worklab.options import AugmentOptions
+        >>> words_of_options(AugmentOptions(flip=True, area=(0.5, 1)))
+        ['--area', '0.5', '1', '--flip']
+    """
+    default = type(options)() if default is None else default
+    words: list[str] = []
+    for field in dataclasses.fields(options):
+        value, usual = getattr(options, field.name), getattr(default, field.name)
+        name = field.name.replace("_", "-")
+        if value == usual:
+            continue
+        if dataclasses.is_dataclass(value):
+            words += words_of_options(value, usual, f"{prefix}{name}.")
+        elif isinstance(value, bool):
+            words.append(f"{prefix}{name}" if value else f"{prefix}no-{name}")
+        else:
+            pairs = value.items() if isinstance(value, Mapping) else ()
+            many = value if isinstance(value, tuple) else [v for p in pairs for v in p]
+            single = not isinstance(value, tuple | Mapping)
+            words += [f"{prefix}{name}", *map(str, [value] if single else many)]
+    return words
 
 
 def _showing_errors(call: Callable[[], Any]) -> Any:
