@@ -39,7 +39,6 @@ from worklab.runs import (
     resolve,
     skipped_images,
 )
-from worklab.stopping import StopRequested
 
 PRETRAINED = (
     Path(__file__).resolve().parent.parent / "pretrained/resnet20_cifar10.safetensors"
@@ -78,16 +77,11 @@ def main(options: Options) -> RangeTest:
         The curve and the suggestions, which have been saved.
 
     Raises:
-        SystemExit: If a signal came.
         ValueError: If an option is out of range.
     """
     console = make_console()
-    with Session(options.run, options.session, alone=True) as session:
-        try:
-            with session.trial():
-                found = find(session, resolve(options), console)
-        except StopRequested as stop:  # there is nothing to go on with
-            raise SystemExit(128 + stop.signal_number) from None
+    with Session(options.run, options.session, alone=True) as session, session.trial():
+        found = find(session, resolve(options), console)
     save_range_test(found, options.run / "find_lr")
     show(console, found, options)
     return found

@@ -432,8 +432,11 @@ class Session:
             raise RuntimeError(self.devices.describe_lost(error)) from error
 
     def _save_before_stop(self, stop: StopRequested) -> None:
+        if not self._started:  # a test, or a trial: there is nothing to go on with
+            _logger.warning("stopped by %s", stop)
+            return
         try:
-            if self._started and self._saved_step != self.step:
+            if self._saved_step != self.step:
                 self.save()
             self.finish()
         except (FloatingPointError, ValueError) as error:  # the one before is intact
