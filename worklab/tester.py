@@ -132,7 +132,7 @@ class Tester:
         logits, losses, labels = logits[tested], losses[tested], reader.labels[tested]
         names = [reader.name(int(number)) for number in tested]
         self._check_finite(logits, names)
-        probabilities = _softmax(logits)
+        probabilities = softmax(logits)
         skipped = [reader.name(int(number)) for number in np.flatnonzero(weights == 0)]
         statistics = classification_statistics(
             labels, probabilities, losses, reader.class_names
@@ -179,6 +179,7 @@ def batch_signature(batch: Batch) -> Any:
     )
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return the probabilities (num_images, num_classes) of logits."""
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)

@@ -1,5 +1,6 @@
 """A run's trained network, and what it makes of images, batch by batch."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -10,6 +11,8 @@ import tensorflow as tf
 from worklab.network import Network
 from worklab.pretrained import open_weights
 from worklab.reader import Reader
+from worklab.readers import ImageReader
+from worklab.runs import RunSetup
 from worklab.session import Session
 from worklab.tester import batch_signature
 
@@ -78,6 +81,44 @@ def _restore_file(
                 )
             variable.assign(weights[name])
     return 0
+
+
+def open_images(
+    images: Sequence[Path],
+    setup: RunSetup,
+    *,
+    on_bad_file: Literal["stop", "skip"] = "stop",
+    batch_size: int | None = None,
+) -> ImageReader:
+    """Return a reader of any images that shows them as the run's tests do.
+
+    Args:
+        images: Files, folders and lists, as `ImageReader` takes them.
+        setup: Of the run, whose own lists are not needed.
+        on_bad_file: What becomes of an image that cannot be read.
+        batch_size: Images at a time; None: as many as in the run's tests.
+
+    Raises:
+        FileNotFoundError: If something is not there.
+        ValueError: If there are no images, or a list cannot be read.
+    """
+    if batch_size is None:
+        batch_size = setup.reader.test_batch_size
+    options = dataclasses.replace(
+        setup.reader,
+        test_batch_size=batch_size,
+        cache_megabytes=0,  # each image comes once
+        num_processes=0,
+        sampling="each",
+        class_weights={},
+    )
+    return ImageReader(
+        images,
+        setup.class_names,
+        options=options,
+        augment=setup.augment,
+        on_bad_file=on_bad_file,
+    )
 
 
 def outputs_of(
