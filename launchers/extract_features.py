@@ -106,4 +106,4 @@ def open_source(options: Options, setup: RunSetup) -> tuple[Reader, list[int]]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, face="test")

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from worklab import Session, Trainer, Writer, cli
 from worklab.console import make_console, show_skipped
-from worklab.lr_finder import RangeTest
+from worklab.lr_finder import RangeTest, find_rates
 from worklab.options import (
     AugmentOptions,
     DataOptions,
@@ -32,6 +32,7 @@ from worklab.options import (
     TrainingOptions,
 )
 from worklab.range_test import range_test, save_range_test
+from worklab.run_records import compare_with_run
 from worklab.runs import (
     make_network,
     make_reader,
@@ -80,6 +81,8 @@ def main(options: Options) -> RangeTest:
         ValueError: If an option is out of range.
     """
     console = make_console()
+    find_rates(options.find)  # says what is wrong before any work
+    compare_with_run(options.run, resolve(options))
     with Session(options.run, options.session, alone=True) as session, session.trial():
         found = find(session, resolve(options), console)
     save_range_test(found, options.run / "find_lr")

@@ -76,4 +76,4 @@ def main(options: Options) -> Predictions:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, face="test")

@@ -15,7 +15,7 @@ import tensorflow as tf
 import tyro
 
 from launchers import find_lr, train
-from worklab import Session, cli
+from worklab import Session, Trainer, Writer, cli
 from worklab.checkpoints import digest
 from worklab.lr_finder import (
     RULES,
@@ -41,6 +41,7 @@ from worklab.range_test import range_test
 from worklab.schedules import Schedule
 from worklab.stopping import StopRequested
 
+from .conftest import CLASS_NAMES, TinyNetwork
 from .test_trainer import make_trainer
 
 # === Curves ===
@@ -177,8 +178,11 @@ def test_nan_at_the_end_changes_no_suggestion():
 @pytest.mark.parametrize(
     ("losses", "why"),
     [
-        ([2.0], r"too short, 1 of 101.*--find.start 1e-09.*--find.num-steps 200"),
-        ([2.0, np.nan], "too short, 2 of 101"),
+        ([2.0], r"too short, 1 of 101 rates were tried: take.*--find.num-steps 200"),
+        (
+            [2.0, np.nan],
+            r"too short, 2 of 101.*lower \(`--find.start 1e-09`\), or take",
+        ),
         ([2.0] * 12 + [99.0], "too short, 13 of 101"),
         ([2.3] * 101, "the loss hardly falls at any rate from 6.3e-07 to 4"),
         (list(np.linspace(1, 2, 101)), "hardly falls.*check that the labels"),
@@ -308,6 +312,30 @@ def stop_at_check(monkeypatch, number, action):
     monkeypatch.setattr(Session, "raise_if_stopped", check)
 
 
+def test_momentum_of_a_schedule_stays_where_it_is(tmp_path, tiny_reader):
+    moving = Schedule(lambda step: 0.1, momentum=lambda step: 0.5 + step / 10)
+    options = FindOptions(start=0.01, end=1, num_steps=3)
+    still = Schedule(lambda step: find_rates(options)[step], momentum=lambda step: 0.5)
+
+    def trainer_with(schedule):
+        trainer = Trainer(
+            TinyNetwork(3, image_shape=(8, 8, 3)),
+            tiny_reader,
+            Session(tmp_path / "run"),
+            Writer(None),
+            learning_rate=schedule,
+        )
+        trainer.session.start(trainer.network, CLASS_NAMES)
+        return trainer
+
+    trainer = trainer_with(moving)
+    found = range_test(trainer, options)
+    assert trainer.schedule is moving
+    trainer.session.close()
+    other = trainer_with(still)
+    assert found.losses.tolist() == [other.train(1)["loss"] for _ in range(4)]
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, StopRequested(signal.SIGINT)])
 def test_ctrl_c_takes_everything_back(tmp_path, tiny_reader, monkeypatch, error):
     trainer = make_trainer(tmp_path, tiny_reader, **SETTINGS)
@@ -416,6 +444,32 @@ def test_launcher_starts_from_the_run_and_changes_nothing_in_it(
     with open(run / "history.csv", newline="") as file:
         row = next(csv.DictReader(file))  # step 1, on the same batch
     assert first.losses[0] == pytest.approx(float(row["loss"]), rel=1e-6)
+
+
+def test_launcher_says_where_it_is_not_as_the_run(tiny_run, caplog):
+    path = tiny_run / "run.json"
+    given = find_lr.Options(**{"run": tiny_run, "find": SHORT} | common_of(path))
+    smaller = dataclasses.replace(given.reader, batch_size=3)
+    with pytest.raises(ValueError, match=r"has no checkpoint of that step.*step=1$"):
+        find_lr.main(dataclasses.replace(given, reader=smaller, checkpoint=1))
+    warnings = [r.message for r in caplog.records if r.levelname == "WARNING"]
+    assert warnings == [f"other than in {tiny_run}: `reader.batch_size` was 6, is 3"]
+    other = dataclasses.replace(given, network="worklab.networks.resnet:ResNet20")
+    with pytest.raises(ValueError, match="is a run of the network.*TinyNetwork.*20'"):
+        find_lr.main(other)
+    wrong = dataclasses.replace(given, find=FindOptions(start=-1))
+    with pytest.raises(ValueError, match="`start` is out of range"):
+        find_lr.main(wrong)
+    assert not (tiny_run / "find_lr").exists()
+
+
+def common_of(path):
+    options = cli.run(parse, ["--config", str(path)])
+    return {
+        field.name: getattr(options, field.name)
+        for field in dataclasses.fields(options)
+        if field.name not in {"run", "find"}
+    }
 
 
 def test_ctrl_c_ends_the_launcher_without_a_trace(

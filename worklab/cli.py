@@ -130,21 +130,29 @@ def words_of_options(
         ['--area', '0.5', '1', '--flip']
     """
     default = type(options)() if default is None else default
+    hints = typing.get_type_hints(type(options), include_extras=True)
     words: list[str] = []
     for field in dataclasses.fields(options):
         value, usual = getattr(options, field.name), getattr(default, field.name)
-        name = field.name.replace("_", "-")
+        marks = getattr(hints[field.name], "__metadata__", ())
+        spelled = [
+            e.str_from_instance for e in marks if hasattr(e, "str_from_instance")
+        ]
+        alone = any(getattr(each, "prefix_name", None) is False for each in marks)
+        name = ("--" if alone else prefix) + field.name.replace("_", "-")
         if value == usual:
             continue
         if dataclasses.is_dataclass(value):
-            words += words_of_options(value, usual, f"{prefix}{name}.")
-        elif isinstance(value, bool):
-            words.append(f"{prefix}{name}" if value else f"{prefix}no-{name}")
+            words += words_of_options(value, usual, f"{name}.")
+        elif hints[field.name] is bool:
+            place, _, last = name.rpartition(".")
+            plain = f"{place}." if place else "--"
+            words.append(name if value else f"{plain}no-{last.removeprefix('--')}")
+        elif spelled:
+            words += [name, *spelled[0](value)]
         else:
-            pairs = value.items() if isinstance(value, Mapping) else ()
-            many = value if isinstance(value, tuple) else [v for p in pairs for v in p]
-            single = not isinstance(value, tuple | Mapping)
-            words += [f"{prefix}{name}", *map(str, [value] if single else many)]
+            values = value if isinstance(value, tuple) else (value,)
+            words += [name, *map(str, values)]
     return words
 
 

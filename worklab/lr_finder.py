@@ -184,14 +184,13 @@ class RangeTest:
         if self.suggestion is not None:
             return ""
         rates, losses = window(self.rates, self.smooth_losses, self.options.num_steps)
+        start, num_steps = self.options.start, self.options.num_steps
+        more = f"smaller steps (`--find.num-steps {max(100, 2 * num_steps)}`)"
         if len(rates) < 3:
-            tried = (
-                f"{len(self.rates)} of {self.options.num_steps + 1} rates were tried"
-            )
+            lower = f"start lower (`--find.start {start / 100:g}`), or "
             return (
-                f"the curve is too short, {tried}: start lower (`--find.start "
-                f"{self.options.start / 100:g}`), or take smaller steps "
-                f"(`--find.num-steps {2 * self.options.num_steps}`)"
+                f"the curve is too short, {len(self.rates)} of {num_steps + 1} rates "
+                f"were tried: {lower if self.stopped else ''}take {more}"
             )
         if not _falls(losses):
             return (
@@ -201,8 +200,7 @@ class RangeTest:
             )
         return (
             f"the rule `{self.options.suggestion}` finds no place on this curve: look "
-            "at it, take another rule, or smaller steps "
-            f"(`--find.num-steps {2 * self.options.num_steps}`)"
+            f"at it, and take another rule, or {more}"
         )
 
 
