@@ -1,9 +1,11 @@
-"""Test one checkpoint of a run on one split.
+"""Test one checkpoint of a run on one split, once or again and again.
 
     python launchers/test.py --run runs/demo --split test
 
 writes `tests/step-<step>.<split>.json` in the run folder, and a `.csv` beside it with
-the answer for each image.
+the answer for each image. With `--checkpoint FILE` any file of weights is tested, and
+with `--every 600` the newest checkpoint every ten minutes, until the run is complete;
+`test_many.py` tests each of them.
 """
 
 import dataclasses
@@ -13,41 +15,56 @@ from typing import Literal
 from rich.console import Console
 
 from worklab import Session, Tester, cli
-from worklab.console import show_skipped, show_statistics
+from worklab.checkpoints import CheckpointError, newest_checkpoint
+from worklab.console import show_skipped, show_statistics, show_test
 from worklab.runs import make_network, make_reader, read_run, skipped_images
 from worklab.tester import TestResult
+from worklab.trained import restore_trained
+from worklab.watching import looks, wait_for_run
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Test one checkpoint of a run on one split."""
+    """Test one checkpoint of a run on one split, once or again and again."""
 
     run: Path = Path("runs/demo")
-    """Folder of the run."""
-    checkpoint: Literal["best", "latest"] | int = "best"
-    """The step to test; `best` has the lowest validation loss."""
+    """Folder of the run; with `every`, waited for when it is not there yet."""
+    checkpoint: Literal["best", "latest"] | int | Path = "best"
+    """A step or a file; `best` has the lowest validation loss."""
     split: Literal["train", "valid", "test"] = "test"
     """Which of the run's lists."""
     data_folder: Path | None = None
     """Where the lists are now; None: where they were in training."""
+    every: float | None = None
+    """Seconds between tests of the newest checkpoint; None: one test."""
+    follow: bool = False
+    """With `every`: go on after the run is complete, e.g. for more steps."""
 
 
 def main(options: Options) -> TestResult:
-    """Test one checkpoint of a run on one split.
+    """Test one checkpoint of a run on one split, once or again and again.
 
     Returns:
-        The result, which has been saved.
+        The newest result; all have been saved.
+
+    Raises:
+        ValueError: If an option does not go with `every`.
     """
-    setup = read_run(options.run, data_folder=options.data_folder)
     console = Console(soft_wrap=True)
+    if options.every is not None:
+        check_watching(options)
+        wait_for_run(options.run, min(options.every, 1.0), console.print)
+    setup = read_run(options.run, data_folder=options.data_folder)
     with Session(options.run, setup.session, alone=True) as session:
         reader = make_reader(options.split, setup.class_names, setup)
         network = make_network(reader, setup)
-        session.track_variables(network.variables)
-        step = restore(session, options.checkpoint)
         tester = Tester(network, reader, session, split=options.split)
+        if options.every is not None:
+            session.track_variables(network.variables)
+            return keep_testing(tester, options, console)
+        step = restore_trained(session, network, setup.class_names, options.checkpoint)
         result = tester.test(step=step)
-    path = result.save(options.run / "tests")
+    path = result.save(results_folder(options))
     console.print(f"{options.run}, step {step}, {options.split}:")
     show_statistics(console, result.statistics.to_json(), setup.class_names)
     show_skipped(console, skipped_images(**{options.split: reader}))
@@ -55,13 +72,57 @@ def main(options: Options) -> TestResult:
     return result
 
 
-def restore(session: Session, checkpoint: Literal["best", "latest"] | int) -> int:
-    """Restore the weights of a checkpoint and return its step."""
-    if isinstance(checkpoint, int):
-        session.restore_step(checkpoint)
-        return checkpoint
-    session.restore_latest()
-    return session.restore_best() if checkpoint == "best" else session.step
+def keep_testing(tester: Tester, options: Options, console: Console) -> TestResult:
+    """Test the newest checkpoint every so often, each once; return the last result.
+
+    Raises:
+        CheckpointError: If the run is complete, and nothing could be tested.
+    """
+    session, result = tester.session, None
+    for _ in looks(session, options.every or 0, follow=options.follow):
+        tested = -1 if result is None else result.step
+        try:
+            if newest_checkpoint(options.run) == session.checkpoints.path(tested):
+                continue
+            session.restore_latest()
+        except CheckpointError:  # there is none yet
+            continue
+        if session.step != tested:  # the newest may be damaged
+            result = tester.test()
+            result.save(options.run / "tests")
+            show_test(console, result)
+    if result is None:
+        raise CheckpointError(
+            f"`{options.run}` is complete, and has no checkpoint that can be read. "
+            f"Received: steps {session.checkpoints.steps()}"
+        )
+    return result
+
+
+def check_watching(options: Options) -> None:
+    """Refuse what does not go with `every`.
+
+    Raises:
+        ValueError: If there is something.
+    """
+    if options.every is not None and not options.every > 0:
+        raise ValueError(
+            f"`every` must be above 0 seconds. Received: every={options.every}"
+        )
+    if isinstance(options.checkpoint, int | Path):
+        raise ValueError(
+            "with `--every` the newest checkpoint is tested each time, so leave "
+            f"`--checkpoint` out. Received: checkpoint={options.checkpoint}"
+        )
+
+
+def results_folder(options: Options) -> Path:
+    """Return where results go; those of a file from elsewhere in a folder apart."""
+    folder, file = options.run / "tests", options.checkpoint
+    if not isinstance(file, Path):
+        return folder
+    own = (options.run / "checkpoints").resolve()
+    return folder if file.resolve().parent == own else folder / file.stem
 
 
 if __name__ == "__main__":

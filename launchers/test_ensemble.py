@@ -171,4 +171,4 @@ def testing(options: Options, setup: RunSetup) -> Iterator[Tester]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, face="test")

@@ -10,7 +10,6 @@ the memory of a second copy of the network.
 
 import dataclasses
 import json
-import time
 from pathlib import Path
 from typing import Literal
 
@@ -18,10 +17,12 @@ from rich.console import Console
 
 from worklab import Session, Tester, Writer, cli
 from worklab.checkpoints import CheckpointError
-from worklab.runs import make_network, make_reader, read_result, read_run
+from worklab.console import show_test
+from worklab.runs import make_network, make_reader, read_run
 from worklab.runtime import limit_device
 from worklab.tester import TestResult
 from worklab.testing_queue import TestingQueue
+from worklab.watching import looks, wait_for_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,7 @@ def main(options: Options) -> list[TestResult]:
                 f"tester began, so begin it before training: {queue.missed}",
                 highlight=False,
             )
-        wait_for_run(options, console)
+        wait_for_run(options.run, options.poll_seconds, console.print)
         setup = read_run(options.run, data_folder=options.data_folder)
         threads = dataclasses.replace(setup.session, num_threads=options.num_threads)
         with (
@@ -74,9 +75,8 @@ def main(options: Options) -> list[TestResult]:
             session.track_variables(network.variables)
             tester = Tester(network, reader, session, split=options.split)
             write_earlier_results(options, writer)
-            complete = False
-            while not complete or options.follow:
-                complete = read_result(options.run) is not None  # before the last look
+            seconds, follow = options.poll_seconds, options.follow
+            for _ in looks(session, seconds, follow=follow):
                 for step, checkpoint in queue.waiting():
                     session.raise_if_stopped()
                     try:
@@ -89,27 +89,10 @@ def main(options: Options) -> list[TestResult]:
                     result.save(options.run / "tests")
                     queue.remove(checkpoint)
                     found = result.statistics
-                    skipped = len(result.skipped)
                     write_point(writer, step, found.loss, found.accuracy, options.split)
-                    console.print(
-                        f"step {step:>7}  {options.split} loss {found.loss:.4f}  "
-                        f"accuracy {found.accuracy:.2%}"
-                        + (f"  ({skipped} images skipped)" if skipped else ""),
-                        highlight=False,
-                    )
+                    show_test(console, result)
                     results.append(result)
-                session.raise_if_stopped()
-                if not complete or options.follow:
-                    time.sleep(options.poll_seconds)
     return results
-
-
-def wait_for_run(options: Options, console: Console) -> None:
-    """Return when the run has begun."""
-    if not (options.run / "run.json").exists():
-        console.print(f"waiting for {options.run} to begin")
-    while not (options.run / "run.json").exists():
-        time.sleep(options.poll_seconds)
 
 
 def write_earlier_results(options: Options, writer: Writer) -> None:

@@ -16,7 +16,15 @@ from rich.console import Console
 from rich.table import Table
 
 from worklab import Network
-from worklab.options import AugmentOptions, ReaderOptions
+from worklab.options import (
+    AugmentOptions,
+    DataOptions,
+    PatienceOptions,
+    ReaderOptions,
+    ScheduleOptions,
+    SessionOptions,
+    TrainingOptions,
+)
 from worklab.readers import ArrayReader
 
 # Three devices for test_devices.py; TensorFlow computes on the first if not told.
@@ -129,3 +137,25 @@ def figures(request):
         capture = request.config.pluginmanager.getplugin("capturemanager")
         with capture.global_and_fixture_disabled():
             Console(width=100).print("", table)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_folder, tmp_path_factory) -> Path:
+    """A complete run on `tiny_folder`, of which nothing may be changed."""
+    from launchers import train_with_patience
+
+    run = tmp_path_factory.mktemp("runs") / "tiny"
+    train_with_patience.main(
+        train_with_patience.Options(
+            run=run,
+            network="tests.conftest:TinyNetwork",
+            pretrained=None,
+            data=DataOptions(folder=tiny_folder),
+            reader=ReaderOptions(image_size=(8, 8), batch_size=6, test_batch_size=4),
+            schedule=ScheduleOptions(learning_rate=0.1),
+            patience=PatienceOptions(valid_every=3, patience=1, max_decays=0),
+            training=TrainingOptions(log_every=1),
+            session=SessionOptions(keep=99),
+        )
+    )
+    return run

@@ -8,9 +8,17 @@ from typing import Literal
 import pytest
 import tyro
 
+from launchers import train
 from worklab import cli
 from worklab.option_files import changed_options, read_options, write_options
-from worklab.options import LayerOptions, ReaderOptions
+from worklab.options import (
+    AugmentOptions,
+    DataOptions,
+    LayerOptions,
+    OptimizerOptions,
+    ReaderOptions,
+    TrainingOptions,
+)
 
 ROOT = Path(__file__).parent.parent
 LAUNCHERS = sorted(path.stem for path in (ROOT / "launchers").glob("[!_]*.py"))
@@ -56,6 +64,45 @@ def test_options_come_from_the_command_line():
         reader=ReaderOptions(image_size=(8, 9)),
         layers=LayerOptions(lr_mult={"stem": 0.0, "stage1": 0.5}),
     )
+
+
+def test_words_of_options_give_the_options_again():
+    options = train.Options(
+        run=Path("my run"),
+        pretrained=None,
+        data=DataOptions(mix={"more.json": 0.25}),
+        reader=ReaderOptions(
+            image_size=(8, 9), class_weights="balanced", reduced_decoding=False
+        ),
+        augment=AugmentOptions(flip=True, area=(0.5, 1.0)),
+        layers=LayerOptions(lr_mult={"stem": 0.0, "stage1": 0.5}),
+        optimizer=OptimizerOptions(nesterov=False, clip_norm=1.5),
+        training=TrainingOptions(stages={"0": {"stem": 0.0}, "5": {"stem": 0.1}}),
+    )
+    words = cli.words_of_options(options)
+    assert tyro.cli(train.Options, args=words) == options
+    assert "--augment.flip" in words
+    assert "--stages" in words
+    assert cli.words_of_options(train.Options()) == []
+
+
+def test_config_of_any_launcher_leaves_out_what_a_launcher_has_not(tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Part(Options):
+        """Some of the options."""
+
+        config_of_any_launcher = True
+
+    def take(options: Part) -> Part:
+        return options
+
+    take.__annotations__["options"] = Part
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps({"options": {"run": "a", "patience": {}}}))
+    assert cli.run(take, ["--config", str(path)]) == Part(run=Path("a"))
+    path.write_text(json.dumps({"options": {"reader": {"channel": 1}}}))
+    with pytest.raises(SystemExit):  # within what it has, a wrong name is an error
+        cli.run(take, ["--config", str(path)])
 
 
 def test_options_survive_json():

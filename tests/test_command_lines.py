@@ -39,6 +39,7 @@ HEAVY = {
     "python launchers/train.py --run runs/stages": "trains a ResNet-20; test_stages.py",
     "python launchers/train_and_test.py": "trains a ResNet-20; test_sequences.py",
     "python launchers/test.py --run runs/flowers": "wants that run",
+    "python launchers/test.py --run runs/mine --checkpoint weights": "test_trained.py",
     "python launchers/test_ensemble.py": "wants a long run; test_ensembles.py",
     "python -m worklab export": "test_exporting.py",
     "python -m worklab runs diff": "wants another run; test_run_tools.py",
@@ -55,6 +56,7 @@ SHORTER = {
     "train_with_patience.py": "--patience.valid-every 2 --patience.patience 1 "
     "--patience.max-decays 0 --reader.batch-size 8 --schedule.learning-rate 0.01",
     "train.py": "--num-steps 2 --reader.batch-size 6",
+    "find_lr.py": "--find.num-steps 20 --reader.batch-size 8",
 }
 
 
@@ -309,6 +311,9 @@ def project(tmp_path, tiny_images):
     network = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
     (tmp_path / "my_network.py").write_text(network)
     (tmp_path / "launchers").symlink_to(ROOT / "launchers")
+    shutil.copytree(tmp_path / "my_data/class0", tmp_path / "photos")
+    (tmp_path / "more").mkdir()
+    shutil.copy(tmp_path / "my_data/class1/1.png", tmp_path / "more/a.jpg")
     return tmp_path
 
 

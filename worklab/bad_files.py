@@ -16,13 +16,20 @@ class BadFiles:
     Use it as it is; a `Reader` makes one.
 
     Args:
-        num_records: Records of the list; `LARGEST_SHARE` of them may be bad, and in a
-            short list one.
+        num_records: Records of the list, of which in a short list one may be bad.
         name: What to call a record, by its number.
+        largest_share: Share of the records that may be bad.
     """
 
-    def __init__(self, num_records: int, name: Callable[[int], str]) -> None:
+    def __init__(
+        self,
+        num_records: int,
+        name: Callable[[int], str],
+        *,
+        largest_share: float = LARGEST_SHARE,
+    ) -> None:
         self._num_records = num_records
+        self._largest_share = largest_share
         self._name = name
         self._reasons: dict[int, str] = {}
         self._lock = threading.Lock()
@@ -56,11 +63,12 @@ class BadFiles:
                 return
             self._reasons[index] = str(error)
             count = len(self._reasons)
-        most = min(max(1, int(LARGEST_SHARE * self._num_records)), self._num_records)
-        if count > most or count == self._num_records:
+        share = self._largest_share
+        most = min(max(1, int(share * self._num_records)), self._num_records - 1)
+        if count > most:
             raise ValueError(
                 f"{count} of {self._num_records} images cannot be read, more than the "
-                f"{most} that may be skipped ({LARGEST_SHARE:.0%}): is a disk missing? "
+                f"{most} that may be skipped ({share:.0%}): is a disk missing? "
                 "`python -m worklab check` names all of them. The newest: "
                 f"{error}"
             ) from error

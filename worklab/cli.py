@@ -1,5 +1,6 @@
 """Command lines: a function's signature is the table of its options."""
 
+import dataclasses
 import inspect
 import logging
 import sys
@@ -110,6 +111,49 @@ def _as_function(group: Mapping[str, Any]) -> Callable[[], None]:
 
     function.__doc__ = f"One of: {', '.join(group)}."
     return function
+
+
+def words_of_options(
+    options: Any, default: Any = None, prefix: str = "--"
+) -> list[str]:
+    """Return the words of a command line that give these options.
+
+    Args:
+        options: An option dataclass.
+        default: Of the same class; what is equal there needs no word. None: its
+            class's own defaults.
+        prefix: What the words begin with.
+
+    Example:
+        >>> from worklab.options import AugmentOptions
+        >>> words_of_options(AugmentOptions(flip=True, area=(0.5, 1)))
+        ['--area', '0.5', '1', '--flip']
+    """
+    default = type(options)() if default is None else default
+    hints = typing.get_type_hints(type(options), include_extras=True)
+    words: list[str] = []
+    for field in dataclasses.fields(options):
+        value, usual = getattr(options, field.name), getattr(default, field.name)
+        marks = getattr(hints[field.name], "__metadata__", ())
+        spelled = [
+            e.str_from_instance for e in marks if hasattr(e, "str_from_instance")
+        ]
+        alone = any(getattr(each, "prefix_name", None) is False for each in marks)
+        name = ("--" if alone else prefix) + field.name.replace("_", "-")
+        if value == usual:
+            continue
+        if dataclasses.is_dataclass(value):
+            words += words_of_options(value, usual, f"{name}.")
+        elif hints[field.name] is bool:
+            place, _, last = name.rpartition(".")
+            plain = f"{place}." if place else "--"
+            words.append(name if value else f"{plain}no-{last.removeprefix('--')}")
+        elif spelled:
+            words += [name, *spelled[0](value)]
+        else:
+            values = value if isinstance(value, tuple) else (value,)
+            words += [name, *map(str, values)]
+    return words
 
 
 def _showing_errors(call: Callable[[], Any]) -> Any:

@@ -3,12 +3,15 @@
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from worklab.cluster import read_cluster
+
+if TYPE_CHECKING:  # it imports TensorFlow, which not every tool needs
+    from worklab.tester import TestResult
 
 Track = Callable[[Iterable[Any], int], Iterable[Any]]
 """Shows progress: called with what is iterated over and its length, it yields that."""
@@ -81,6 +84,17 @@ def show_tests(console: Console, *groups: Mapping[str, Mapping[str, Any]]) -> No
                 *(f"{found['top_k_accuracy'][k]:.2%}" for k in top_k),
             )
     console.print(table)
+
+
+def show_test(console: Console, result: "TestResult") -> None:
+    """Show a test as one line, as for one of many."""
+    found, skipped = result.statistics, len(result.skipped)
+    console.print(
+        f"step {result.step:>7}  {result.split} loss {found.loss:.4f}  "
+        f"accuracy {found.accuracy:.2%}"
+        + (f"  ({skipped} images skipped)" if skipped else ""),
+        highlight=False,
+    )
 
 
 def show_skipped(console: Console, skipped: Mapping[str, Mapping[str, str]]) -> None:

@@ -56,6 +56,9 @@ def read_options(path: Path, options_class: type[Options], face: Face) -> Option
             "`options`, as a `run.json` has): `--write-config` adds them. "
             f"Received: {list(found) or type(content).__name__}"
         )
+    if getattr(options_class, "config_of_any_launcher", False):
+        known = typing.get_type_hints(options_class)
+        values = {name: value for name, value in values.items() if name in known}
     try:
         return options_from_json(options_class, values)
     except ValueError as error:

@@ -504,6 +504,28 @@ class PatienceOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class FindOptions:
+    """A learning-rate range test."""
+
+    start: float = 1e-7
+    """First learning rate."""
+    end: float = 10.0
+    """Last learning rate, where the loss has not stopped the test before."""
+    num_steps: int = 100
+    """Steps from the first to the last rate; each rate is tried on one batch."""
+    spacing: Literal["exponential", "linear"] = "exponential"
+    """Rates rise by equal factors, or by equal differences."""
+    beta: float = 0.98
+    """Momentum of the moving average that smooths the loss, in [0, 1)."""
+    stop_at: float = 4.0
+    """The test ends where the smoothed loss is this many times its best."""
+    repeats: int = 1
+    """Tests on one stretch of batches after the other; the mean of their losses."""
+    suggestion: Literal["valley", "slide", "steep", "minimum"] = "valley"
+    """Rule that picks the rate to use next; all four are shown."""
+
+
+@dataclasses.dataclass(frozen=True)
 class CheckOptions:
     """From where on an image is unusual."""
 

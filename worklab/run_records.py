@@ -105,6 +105,28 @@ def write_run(
     write_json(path, content)  # last: whoever waits for the run may read it now
 
 
+def compare_with_run(run: Path, options: Any) -> None:
+    """Log the options that differ from those of a run, where it has begun.
+
+    Args:
+        run: Its folder.
+        options: Of a launcher that does not train; what it has not is not compared.
+
+    Raises:
+        ValueError: If the run is of another network.
+    """
+    path = run / "run.json"
+    if not path.exists():
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))["options"]
+    plain = options_to_json(options)
+    _refuse_another_network(run, before["network"], plain["network"])
+    common = [name for name in plain if name in before]
+    before, plain = ({n: each[n] for n in common} for each in (before, plain))
+    for line in differences(before, plain):
+        _logger.warning("other than in %s: %s", run, line)
+
+
 def _log_differences(
     run: Path, before: Mapping[str, Any], content: Mapping[str, Any]
 ) -> None:
@@ -155,15 +177,18 @@ def _write_source(network_class: type[Network], copy: Path) -> None:
     write_atomically(copy, lambda file: file.write(text))
 
 
+def _refuse_another_network(run: Path, before: str, network: str) -> None:
+    if before.partition(":")[2] != network.partition(":")[2]:
+        raise ValueError(
+            f"`{run}` is a run of the network `{before}`. Give that one, or another "
+            f"`--run`. Received: network={network!r}"
+        )
+
+
 def _refuse_another_run(
     run: Path, before: Mapping[str, Any], options: Mapping[str, Any], data: Any
 ) -> None:
-    network = before["options"]["network"]
-    if network.partition(":")[2] != options["network"].partition(":")[2]:
-        raise ValueError(
-            f"`{run}` is a run of the network `{network}`. Give that one, or another "
-            f"`--run`. Received: network={options['network']!r}"
-        )
+    _refuse_another_network(run, before["options"]["network"], options["network"])
     # Without validations nothing was decided by the valid list.
     names = ["train", "mix"]
     if {"patience", "sequence"} & options.keys():

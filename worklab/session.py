@@ -1,9 +1,10 @@
 """Session: start, save, restore, stop: everything that outlives the process."""
 
 import contextlib
+import copy
 import logging
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +32,12 @@ from worklab.stopping import StopRequested, StopSignals
 
 _logger = logging.getLogger(__name__)
 _STRICT = RestoreOptions()
+
+# What `trial` gives back beside variables and states.
+_OF_A_TRIAL = (
+    *("step", "best_step", "_started", "_on_trial"),
+    *("_saved_step", "_saved_best_step", "snapshots"),
+)
 
 
 class Stateful(Protocol):
@@ -97,6 +104,7 @@ class Session:
         self._states: dict[str, Stateful] = {}
         self._read_variables: Any = None
         self._started = False
+        self._on_trial = False
         self._saved_step: int | None = None
         self._saved_best_step: int | None = None
         self._lock: RunLock | None = None
@@ -163,7 +171,7 @@ class Session:
         report = None
         # 1. The run has an intact checkpoint: everything is restored from it.
         resumed = self._restore_newest()
-        if not resumed and self.is_chief and self.checkpoints.steps():
+        if not resumed and self.devices.is_chief and self.checkpoints.steps():
             raise CheckpointError(
                 f"none of the checkpoints of `{self.run}` can be read, so nothing is "
                 "changed there. Mend the disk, or move the folder away to start anew. "
@@ -314,10 +322,33 @@ class Session:
         self._assign(self.checkpoints.path(self.best_step), arrays)
         return self.best_step
 
+    @contextlib.contextmanager
+    def trial(self) -> Iterator[None]:
+        """Write nothing in the run inside, and take back afterwards what has changed.
+
+        Steps, states and every variable that was tracked before become again what they
+        were, bit for bit, however the inside ends. What starts inside restores the
+        run's checkpoints, but locks, cleans and saves nothing, so a run may be tried on
+        while another process trains it.
+        """
+        self.finish()
+        before = {name: copy.copy(getattr(self, name)) for name in _OF_A_TRIAL}
+        states = {name: each.get_state() for name, each in self._states.items()}
+        arrays = {n: v.value.numpy() for n, v in self._variables.items()}
+        self._on_trial = True
+        try:
+            yield
+        finally:
+            vars(self).update(before)
+            for name, array in arrays.items():
+                self._variables[name].assign(array)
+            for name, state in states.items():
+                self._states[name].set_state(state)
+
     @property
     def is_chief(self) -> bool:
-        """Whether this process is the one of its workers that writes."""
-        return self.devices.is_chief
+        """Whether this process is the one of its workers that writes; not on trial."""
+        return self.devices.is_chief and not self._on_trial
 
     @property
     def is_new(self) -> bool:
@@ -399,8 +430,11 @@ class Session:
             raise RuntimeError(self.devices.describe_lost(error)) from error
 
     def _save_before_stop(self, stop: StopRequested) -> None:
+        if not self._started:  # a test, or a trial: there is nothing to go on with
+            _logger.warning("stopped by %s", stop)
+            return
         try:
-            if self._started and self._saved_step != self.step:
+            if self._saved_step != self.step:
                 self.save()
             self.finish()
         except (FloatingPointError, ValueError) as error:  # the one before is intact

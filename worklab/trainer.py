@@ -131,6 +131,7 @@ class Trainer:
         self._generators: list[Any] = []
         self._trainable: list[Any] = []
         self._sums: dict[str, float] = {}
+        self._sums_of_call: dict[str, float] = {}
         self._skipped: set[int] = set()
         self._started_steps: collections.deque[_Step] = collections.deque()
         self._batches: Iterator[Batch] = iter(())
@@ -154,13 +155,19 @@ class Trainer:
             return 0
         return int(self._step_function.experimental_get_tracing_count())
 
-    def train(self, num_steps: int, *, last_step: int | None = None) -> None:
+    def train(
+        self, num_steps: int, *, last_step: int | None = None
+    ) -> dict[str, float]:
         """Train for a number of steps, or until the schedule's cool-down is over.
 
         Args:
             num_steps: At least 0.
             last_step: Where the progress bar ends, when more calls will follow; None:
                 after these steps.
+
+        Returns:
+            Means over these steps, by name: `loss`, `gradient_norm`, and the network's
+            scores; nothing if there was no step.
 
         Raises:
             NonFiniteLoss: If a loss is not finite and `on_nan` is "stop", or going
@@ -171,8 +178,9 @@ class Trainer:
         """
         if num_steps < 0:
             raise ValueError(f"`num_steps` must be at least 0. Received: {num_steps}")
+        self._sums_of_call.clear()
         if num_steps == 0:
-            return
+            return {}
         if self.session.is_new:
             self._start_cold()
         if self.options.cache_features and self._cache is None:
@@ -201,6 +209,7 @@ class Trainer:
             self._profile_to_here()
             if self.schedule.is_snapshot(self.session.step):
                 self.session.save(snapshot=True)
+        return _means(self._sums_of_call)
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
@@ -403,8 +412,9 @@ class Trainer:
                 self._started_steps.clear()
                 raise self._not_finite(step, scalars)
             self.schedule.cool_down.observe(step.number, scalars["loss"])
-            for name, value in (scalars | {"steps": 1.0}).items():
-                self._sums[name] = self._sums.get(name, 0.0) + value
+            for sums in (self._sums, self._sums_of_call):
+                for name, value in (scalars | {"steps": 1.0}).items():
+                    sums[name] = sums.get(name, 0.0) + value
 
     def _not_finite(self, step: _Step, scalars: Mapping[str, float]) -> NonFiniteLoss:
         bad = ~np.isfinite(step.losses.numpy())
@@ -449,8 +459,7 @@ class Trainer:
             loss = self._sums["loss"] / self._sums["steps"]
             self.writer.show_progress(step, last_step, loss, rate, speed)
         if step % every == 0 and self._sums:  # not if every step was skipped
-            steps = self._sums.pop("steps")
-            scalars = {name: value / steps for name, value in self._sums.items()}
+            scalars = _means(self._sums)
             self._sums.clear()
             self.writer.write_scalars(step, scalars | {"learning_rate": rate})
             self.writer.write_speed(
@@ -465,6 +474,10 @@ class Trainer:
         if every and step % every == 0:
             arrays = {n: v.value.numpy() for n, v in self.network.variables.items()}
             self.writer.write_histograms(step, arrays)
+
+
+def _means(sums: Mapping[str, float]) -> dict[str, float]:
+    return {n: value / sums["steps"] for n, value in sums.items() if n != "steps"}
 
 
 def _check_range(images: np.ndarray) -> None:

@@ -7,6 +7,7 @@ from worklab.readers.files import FileReader
 from worklab.readers.folder import FolderReader
 from worklab.readers.hdf5 import Hdf5Reader
 from worklab.readers.idx import IdxReader
+from worklab.readers.images import ImageReader
 from worklab.readers.json_list import JsonListReader
 from worklab.readers.mixed import MixedReader
 from worklab.readers.opening import digest_source, find_class_names, open_reader
@@ -21,6 +22,7 @@ __all__ = [
     "FolderReader",
     "Hdf5Reader",
     "IdxReader",
+    "ImageReader",
     "JsonListReader",
     "MixedReader",
     "NpzReader",
