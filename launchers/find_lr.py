@@ -56,6 +56,8 @@ class Options:
     """Where to start from in a run that has begun; a step, too."""
     network: str = "worklab.networks.digits:DigitsNetwork"
     """The Network class, as `file.py:Class` or `package.module:Class`."""
+    hyper: float | None = None
+    """A number for networks that read `self.hyper`, such as a width; None: none."""
     pretrained: Path | None = PRETRAINED
     """Weights that the network's `restore=` layers start from; None: from scratch."""
     find: FindOptions = FindOptions()

@@ -54,6 +54,8 @@ class Options:
     """Steps between checkpoints; there is always one at the end."""
     network: str = "worklab.networks.digits:DigitsNetwork"
     """The Network class, as `file.py:Class` or `package.module:Class`."""
+    hyper: float | None = None
+    """A number for networks that read `self.hyper`, such as a width; None: none."""
     pretrained: Path | None = PRETRAINED
     """Weights that the network's `restore=` layers start from; None: from scratch."""
     restore: RestoreOptions = RestoreOptions()

@@ -63,6 +63,8 @@ class Options:
     """MixUp where the rule says so: from 20,000 training images on."""
     network: str = "worklab.networks.digits:DigitsNetwork"
     """The Network class, as `file.py:Class` or `package.module:Class`."""
+    hyper: float | None = None
+    """A number for networks that read `self.hyper`, such as a width; None: none."""
     pretrained: Path | None = PRETRAINED
     """Weights that the network's `restore=` layers start from; None: from scratch."""
     restore: RestoreOptions = RestoreOptions()

@@ -8,6 +8,7 @@ same command goes on where it was.
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rich.console import Console
 
 from worklab import Tester, Trainer, Writer, cli
 from worklab.console import make_console, show_places, show_skipped, show_statistics
+from worklab.metrics import Statistics
 from worklab.options import (
     AugmentOptions,
     DataOptions,
@@ -57,6 +59,8 @@ class Options:
     """Folder of the run."""
     network: str = "worklab.networks.digits:DigitsNetwork"
     """The Network class, as `file.py:Class` or `package.module:Class`."""
+    hyper: float | None = None
+    """A number for networks that read `self.hyper`, such as a width; None: none."""
     pretrained: Path | None = PRETRAINED
     """Weights that the network's `restore=` layers start from; None: from scratch."""
     restore: RestoreOptions = RestoreOptions()
@@ -71,15 +75,28 @@ class Options:
     session: SessionOptions = SessionOptions()
 
 
-def main(options: Options) -> dict[str, Any]:
+def main(
+    options: Options,
+    *,
+    on_validation: Callable[[int, Statistics], None] | None = None,
+    testing: bool = True,
+) -> dict[str, Any]:
     """Train with patience, then test the best checkpoint.
+
+    Args:
+        options: What to do.
+        on_validation: Called with the step and the result of each validation, before
+            it is saved; what it raises ends the run, which can be taken up again.
+        testing: Whether the best checkpoint is tested in the end; a search tests the
+            best of its runs alone.
 
     Returns:
         The content of `result.json`.
     """
     console = make_console()
     result = read_result(options.run)
-    if result is not None:
+    untested = result is not None and result.get("test", {}) is None  # a trial's
+    if result is not None and not (untested and testing):
         show_result(console, options.run, result)
         return result
 
@@ -90,15 +107,16 @@ def main(options: Options) -> dict[str, Any]:
         Writer(options.run if session.is_chief else None, console=console) as writer,
     ):
         class_names = pin_class_names(options.data)
-        train_reader = make_reader("train", class_names, options)
-        valid_reader = make_reader("valid", class_names, options)
-        test_reader = make_reader("test", class_names, options)
-        network = make_network(train_reader, options)
+        readers = {
+            split: make_reader(split, class_names, options)
+            for split in ("train", "valid", *(["test"] if testing else []))
+        }
+        network = make_network(readers["train"], options)
         patience = Patience(options.patience, options.schedule.warmup_steps)
         schedule = make_schedule(options.schedule, factor=lambda: patience.factor)
         trainer = Trainer(
             network,
-            train_reader,
+            readers["train"],
             session,
             writer,
             learning_rate=schedule,
@@ -112,9 +130,9 @@ def main(options: Options) -> dict[str, Any]:
             pretrained=options.pretrained,
             restore=options.restore,
         )
-        write_run(session, options, network, train_reader, report)
+        write_run(session, options, network, readers["train"], report)
 
-        validation = Tester(network, valid_reader, session, split="valid")
+        validation = Tester(network, readers["valid"], session, split="valid")
         while not (
             patience.complete
             or (schedule.is_over(session.step) and patience.last_step == session.step)
@@ -134,24 +152,26 @@ def main(options: Options) -> dict[str, Any]:
                 split="valid",
             )
             writer.show_validation(session.step, valid.loss, valid.accuracy, decision)
+            if on_validation is not None:
+                on_validation(session.step, valid)
             session.save()
 
         best_step = session.restore_best()
         with trainer.averaged_weights():
-            test = Tester(network, test_reader, session, split="test").test(
-                step=best_step
-            )
+            tests = [
+                Tester(network, reader, session, split=split).test(step=best_step)
+                for split, reader in readers.items()
+                if split == "test"
+            ]
     result = {
         "step": session.step,
         "best_step": best_step,
         "best_valid_loss": patience.best_loss,
-        "test": test.statistics.to_json(),
+        "test": tests[0].statistics.to_json() if testing else None,
         "class_names": class_names,
-        "skipped": skipped_images(
-            train=train_reader, valid=valid_reader, test=test_reader
-        ),
+        "skipped": skipped_images(**readers),
     }
-    write_result(session, result, test)
+    write_result(session, result, *tests)
     show_result(console, options.run, result)
     return result
 
@@ -168,6 +188,12 @@ def show_result(console: Console, run: Path, result: dict[str, Any]) -> None:
             f"Received: run={str(run)!r}"
         )
     console.print(f"{run} is complete; another `--run` starts anew")
+    if result["test"] is None:
+        console.print(
+            f"lowest validation loss: {result['best_valid_loss']:.4f}, at step "
+            f"{result['best_step']}"
+        )
+        return
     console.print(f"test of the best checkpoint, step {result['best_step']}:")
     show_statistics(console, result["test"], result["class_names"])
     show_skipped(console, result.get("skipped", {}))

@@ -40,6 +40,7 @@ HEAVY = {
     "python launchers/train_and_test.py": "trains a ResNet-20; test_sequences.py",
     "python launchers/test.py --run runs/flowers": "wants that run",
     "python launchers/test.py --run runs/mine --checkpoint weights": "test_trained.py",
+    "python launchers/train_with_hyper.py": "trains many; test_search.py",
     "python launchers/test_ensemble.py": "wants a long run; test_ensembles.py",
     "python -m worklab export": "test_exporting.py",
     "python -m worklab runs diff": "wants another run; test_run_tools.py",

@@ -156,12 +156,17 @@ def words_of_options(
     return words
 
 
-def _showing_errors(call: Callable[[], Any]) -> Any:
+def log_to_standard_error() -> None:
+    """Show what the library logs, the message alone, as launchers do."""
     logger = logging.getLogger("worklab")
     if not logger.handlers:
-        logger.addHandler(logging.StreamHandler())  # the message alone, to stderr
+        logger.addHandler(logging.StreamHandler())
         logger.setLevel(logging.INFO)
         logger.propagate = False
+
+
+def _showing_errors(call: Callable[[], Any]) -> Any:
+    log_to_standard_error()
     try:
         return call()
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:

@@ -1,10 +1,11 @@
-"""One trainer to a run folder."""
+"""One trainer to a run folder, one process to a file."""
 
 import fcntl
 import os
 import time
 import weakref
 from pathlib import Path
+from typing import Self
 
 from worklab.files import writing
 
@@ -41,6 +42,42 @@ class RunLock:
     def release(self) -> None:
         """Let the folder go; a second call does nothing."""
         self._release()
+
+
+class FileLock:
+    """Locks a file for one process; the lock ends with the process, however.
+
+    Also a context manager.
+
+    Args:
+        path: The file; made when missing, and never deleted.
+        wait: Wait until nobody else has it.
+
+    Raises:
+        BlockingIOError: If another has it, and `wait` is not given.
+        OSError: If the folder cannot be written.
+    """
+
+    def __init__(self, path: Path, *, wait: bool = False) -> None:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._release = weakref.finalize(self, os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Let the file go; a second call does nothing."""
+        self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
 
 
 def is_locked(run: Path) -> bool:

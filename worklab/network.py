@@ -54,6 +54,8 @@ class Network(Primitives):
         precision: Arithmetic of the layers; weights and logits are float32.
         seed: Seed of the initialisation; a layer's values depend on it and on the
             layer's name, not on the layers around it.
+        hyper: A number that `_construct` may read as `self.hyper`, such as a width or
+            a depth, to be searched by `train_with_hyper.py`; None: none was given.
         options: Multipliers by scope, weight decay and label smoothing.
 
     Attributes:
@@ -68,7 +70,8 @@ class Network(Primitives):
     Raises:
         ValueError: If `_construct` returns no logits or logits of another width, two
             layers have one name or one is made without `layer`, `mean` does not fit
-            the channels, or a multiplier is negative or for an unknown scope.
+            the channels, a multiplier is negative or for an unknown scope, or `hyper`
+            is given and `_construct` does not read it.
 
     Example:
         >>> class Tiny(Network):
@@ -96,18 +99,15 @@ class Network(Primitives):
         precision: Literal["float32", "bfloat16"] = "float32",
         seed: int = 0,
         layout: str | None = None,
+        hyper: float | None = None,
         options: LayerOptions = LayerOptions(),
     ) -> None:
+        self._hyper, self._reads_hyper = hyper, False
         self.num_classes = num_classes
         self.image_shape = image_shape
         self.num_features = num_features
         self.seed = seed
         self.options = options
-        if precision not in ("float32", "bfloat16"):
-            raise ValueError(
-                "`precision` must be 'float32' or 'bfloat16'. "
-                f"Received: precision={precision!r}"
-            )
         self.precision = precision
         self._dtype = "mixed_bfloat16" if precision == "bfloat16" else "float32"
         self._scopes = [Scope()]
@@ -131,8 +131,9 @@ class Network(Primitives):
             self.features = keras.Input((num_features,), name="features")
             inputs["features"] = self.features
         self._auxiliary: list[tuple[Any, float]] = []
-        logits = self._checked_logits(self._construct(self._preprocess(images)))
-        logits = _as_output(logits, "output")
+        logits = self._construct(self._preprocess(images))
+        self._check_hyper_is_read()
+        logits = _as_output(self._checked_logits(logits), "output")
         self.model = keras.Model(inputs, logits, name=type(self).__name__)
         if self._auxiliary:
             others = [
@@ -146,6 +147,12 @@ class Network(Primitives):
         self.variables: dict[str, Any] = {}
         self._name_variables()
         self._check_scopes_of_options()
+
+    @property
+    def hyper(self) -> float | None:
+        """The number that is searched, or None where none was given."""
+        self._reads_hyper = True
+        return self._hyper
 
     @abc.abstractmethod
     def _construct(self, images: Any) -> Any:
@@ -504,6 +511,11 @@ class Network(Primitives):
         return logits
 
     def _check_options(self) -> None:
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(
+                "`precision` must be 'float32' or 'bfloat16'. "
+                f"Received: precision={self.precision!r}"
+            )
         if not 0 <= self.options.label_smoothing < 1:
             raise ValueError(
                 "`label_smoothing` must be in [0, 1). "
@@ -534,6 +546,14 @@ class Network(Primitives):
     def _check_scopes_of_options(self) -> None:
         self._check_multipliers(self.options.lr_mult, "lr_mult")
         self.check_scopes("train_only", self.options.train_only)
+
+    def _check_hyper_is_read(self) -> None:
+        if self._hyper is not None and not self._reads_hyper:
+            raise ValueError(
+                f"`_construct` of `{type(self).__name__}` does not read `self.hyper`, "
+                "so it would change nothing. Let a width or a depth follow from it, or "
+                f"leave out `hyper`. Received: hyper={self._hyper}"
+            )
 
     def _check_multipliers(self, given: Mapping[str, float], option: str) -> None:
         self.check_scopes(option, given)

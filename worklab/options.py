@@ -308,6 +308,8 @@ class RestoreOptions:
     """Form of a canonical network, e.g. `torchvision`; None: the file's."""
     exclude: tuple[str, ...] = ()
     """Scopes that are initialised, as if their layers had `restore=False`."""
+    rule: Literal["layers", "names"] = "layers"
+    """`names`: take what has the same name and shape, whatever the layers say."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -537,3 +539,37 @@ class CheckOptions:
     """Ratio of the longer to the shorter side beyond which it is extreme."""
     near_duplicates: bool = True
     """Look for images that look alike, too."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchOptions:
+    """What to try: values of `hyper` one after the other, or a space of options."""
+
+    start: float = 1.0
+    """First value of `hyper`, where no space is given."""
+    step: float = 1.0
+    """What is added to it for the next."""
+    factor: float | None = None
+    """What it is multiplied with instead; None: the step is added."""
+    hyper_patience: int = 1
+    """Values without a lower validation loss that end the search."""
+    warm_start: bool = False
+    """Begin each value with the best weights before, where names and shapes agree."""
+    space: tuple[str, ...] = ()
+    """A JSON file, or `optimizer.name=sgd,adam layers.weight-decay=1e-5:1e-3:log`."""
+    num_trials: int | None = None
+    """Trials in a space, those of all processes; None: 20, or the whole grid."""
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    """How values are chosen; `tpe` learns from the trials before."""
+    pruner: Literal["none", "median", "hyperband"] = "none"
+    """Which trials are given up before their end, by their validation losses."""
+    engine: Literal["local", "ray"] = "local"
+    """`ray` starts workers on a cluster; wants the extra `ray`, and a space."""
+    workers: int = 2
+    """Trials at a time with Ray; without, start the same command several times."""
+    cpus_per_trial: int = 1
+    """CPUs that Ray keeps for each trial."""
+    gpus_per_trial: float = 0.0
+    """GPUs, or a share of one, that Ray gives to each trial."""
+    address: str | None = None
+    """Address of the Ray cluster; None: the one around, or a new one here."""

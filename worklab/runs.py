@@ -71,6 +71,7 @@ class RunSetup:
         layers: Multipliers and decay.
         session: Precision and seed.
         restore: Form of a canonical network.
+        hyper: The number that the network reads as `self.hyper`.
     """
 
     class_names: list[str]
@@ -81,6 +82,7 @@ class RunSetup:
     layers: LayerOptions
     session: SessionOptions
     restore: RestoreOptions = RestoreOptions()
+    hyper: float | None = None
 
 
 def read_run(run: Path, *, data_folder: Path | None = None) -> RunSetup:
@@ -158,6 +160,10 @@ class Setup(Protocol):
     def restore(self) -> RestoreOptions:
         """Form of a canonical network."""
 
+    @property
+    def hyper(self) -> float | None:
+        """The number that the network reads as `self.hyper`."""
+
 
 def resolve(options: Any) -> Any:
     """Return a launcher's options with what machine, file and presets decide.
@@ -167,7 +173,8 @@ def resolve(options: Any) -> Any:
     begun keeps both, also on another machine or when the file is gone.
 
     Raises:
-        ValueError: If the pretrained file cannot be read.
+        ValueError: If the pretrained file cannot be read, or the run has begun with
+            another `hyper`.
     """
     path = options.run / "run.json"
     before: Mapping[str, Any] = {}
@@ -179,6 +186,11 @@ def resolve(options: Any) -> Any:
                 f"`{path}` is not what a launcher wrote there; mend it, or give "
                 f"another `--run`. Received: {error!r}"
             ) from error
+    if before and before.get("hyper") != options.hyper:
+        raise ValueError(
+            f"`{options.run}` is a run with hyper={before.get('hyper')}. Give that, or "
+            f"another `--run`. Received: hyper={options.hyper}"
+        )
     session, restore = options.session, options.restore
     if session.precision == "auto":
         begun = before.get("session", {}).get("precision")
@@ -291,6 +303,7 @@ def _make_network(
         precision=choose_precision(setup.session.precision),
         seed=setup.session.seed,
         layout=setup.restore.layout,
+        hyper=setup.hyper,
         options=setup.layers,
     )
 

@@ -67,6 +67,8 @@ def import_weights(
     card = read_card(path)
     if card is not None:
         check_preprocessing(card, network, path)
+    if options.rule == "names":
+        return _import_same_names(network, path)
     with open_weights(path) as weights:
         plan = ImportPlan(network, weights, options, class_names)
         report = plan.report()
@@ -76,6 +78,47 @@ def import_weights(
             network.variables[variable].assign(array)
     if card is not None and report.is_whole:
         check_answers(card, network, path)
+    return report
+
+
+def _import_same_names(network: Network, path: Path) -> ImportReport:
+    """Load each variable that has its name and shape in the file; the rest is fresh.
+
+    As from a run of the same network with another width or depth.
+
+    Raises:
+        ValueError: If there is no such variable.
+    """
+    rows = []
+    with open_weights(path) as weights:
+        names = set(weights)
+        for name, variable in network.variables.items():
+            wanted = tuple(variable.shape)
+            found = weights.shape(name) if name in names else None
+            if name.endswith("/seed_generator_state"):
+                rows.append(ImportRow(name, (), RANDOM, "initialised"))
+            elif found == wanted:
+                variable.assign(weights[name])
+                rows.append(ImportRow(name, (name,), "same name", "copied"))
+            else:
+                detail = f"shape {found} in the file, {wanted} in the network"
+                detail = "not in the file" if found is None else detail
+                rows.append(ImportRow(name, (), "same name", "initialised", detail))
+        unused = names.difference(network.variables)
+        report = ImportReport(
+            path,
+            weights.format,
+            "keras",
+            None if network.layout is None else network.layout.name,
+            tuple(rows),
+            tuple(sorted(name for name in unused if not _NOBODY_NEEDS.search(name))),
+        )
+    if not report.count("copied"):
+        raise ValueError(
+            f"no variable of the network has its name and shape in `{path}`. Give the "
+            "checkpoint of a network like this one, or leave out `--restore.rule "
+            f"names`. Received: {len(rows)} variables, {len(names)} names in the file"
+        )
     return report
 
 

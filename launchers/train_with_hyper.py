@@ -1,0 +1,139 @@
+"""Search: train with patience for one value after the other, then test the best.
+
+    python launchers/train_with_hyper.py --run runs/widths --search.start 2 \
+        --search.factor 2
+
+trains a small network on handwritten digits, twice as wide each time, until the lowest
+validation loss does not fall any more. Any options are searched together with
+
+    python launchers/train_with_hyper.py --run runs/search --search.num-trials 20 \
+        --search.space schedule.learning-rate=0.001:0.3:log optimizer.name=sgd,adam
+
+The test split is read once, by the best trial. Stop it at any time; the same command
+goes on where it was, inside the trial. Started several times, here or on machines that
+see the folder, the processes share the trials of a space.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # where `launchers` is
+
+from launchers import train_with_patience  # noqa: E402
+from worklab import cli  # noqa: E402
+from worklab.cluster import read_cluster  # noqa: E402
+from worklab.console import make_console, show_statistics  # noqa: E402
+from worklab.options import SearchOptions  # noqa: E402
+from worklab.ray_search import search_on_ray  # noqa: E402
+from worklab.runs import load_network_class, read_result  # noqa: E402
+from worklab.search import Search, begin, check_hyper  # noqa: E402
+from worklab.search_page import write_hyper_page, write_study_page  # noqa: E402
+from worklab.search_space import read_space  # noqa: E402
+from worklab.trials import show_trials, trials_from_json  # noqa: E402
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(train_with_patience.Options):
+    """Search for the options with the lowest validation loss, then test once.
+
+    An unfinished search goes on where it was; a finished one shows its result.
+    """
+
+    run: Path = Path("runs/search")
+    """Folder of the search; each trial has a run folder in `trials/` there."""
+    network: str = "worklab.networks.digits:PlainDigitsNetwork"
+    """The Network class, as `file.py:Class` or `package.module:Class`."""
+    pretrained: Path | None = None
+    """Weights that the network's `restore=` layers start from; None: from scratch."""
+    search: SearchOptions = SearchOptions()
+
+
+def main(options: Options) -> dict[str, Any]:
+    """Search for the options with the lowest validation loss, then test once.
+
+    Returns:
+        The content of `result.json`.
+
+    Raises:
+        ValueError: If an option does not suit a search.
+    """
+    console = make_console()
+    settings = options.search
+    result = read_result(options.run)
+    num_wanted = (settings.num_trials or 0) if settings.space else 0
+    if result is not None and result.get("num_wanted", num_wanted) >= num_wanted:
+        show_result(console, options.run, result)
+        return result
+
+    if read_cluster() is not None:
+        raise ValueError(
+            "a search divides its trials among processes, not their batches: start the "
+            "same command without `TF_CONFIG`. Received: TF_CONFIG"
+        )
+    load_network_class(options.network)  # before anything starts
+    trial_options = train_with_patience.Options(
+        **{
+            field.name: getattr(options, field.name)
+            for field in dataclasses.fields(train_with_patience.Options)
+        }
+    )
+    space = read_space(settings.space, type(trial_options)) if settings.space else {}
+    if not space:
+        check_hyper(settings, options.hyper)
+    begin(options, space)
+    search = Search(
+        options.run,
+        train_with_patience.main,
+        trial_options,
+        time_limit=options.session.time_limit,
+    )
+    with search:
+        if settings.engine == "ray":
+            search_on_ray("launchers.train_with_hyper", options, search.signals)
+            return main(options)  # which shows the result
+        if space:
+            from worklab.study import Study  # Optuna is an extra
+
+            study = Study(
+                options.run,
+                space,
+                settings,
+                seed=options.session.seed,
+                valid_every=options.patience.valid_every,
+            )
+            trials = search.search_space(study)
+            page = options.run / "search.html"
+            write_study_page(page, trials, study.load(), space)
+        else:
+            trials = search.search_hyper(settings)
+            write_hyper_page(options.run / "search.html", trials)
+        result = search.conclude(trials, num_wanted)
+    show_result(console, options.run, result)
+    return result
+
+
+def show_result(console: Console, run: Path, result: dict[str, Any]) -> None:
+    """Show all trials, and the test of the best of them.
+
+    Raises:
+        ValueError: If the result is another launcher's.
+    """
+    if "best" not in result:
+        raise ValueError(
+            "the run was made and completed by another launcher. Give another `--run`. "
+            f"Received: run={str(run)!r}"
+        )
+    console.print(f"{run} is complete; another `--run` starts anew")
+    show_trials(console, trials_from_json(result["trials"]))
+    best = result["best"]
+    console.print(f"test of {best['run']}, step {best['best_step']}:")
+    show_statistics(console, result["test"], result["class_names"])
+    console.print(f"plots: {run / 'search.html'}, table: {run / 'trials.csv'}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
