@@ -578,7 +578,7 @@ def test_another_layout_is_refused_on_a_restart(tmp_path, tiny_reader):
 def test_memory_limit_below_what_the_weights_need_is_an_error(
     tmp_path, tiny_reader, monkeypatch
 ):
-    monkeypatch.setattr("worklab.trainer._sees_gpu", lambda: True)
+    monkeypatch.setattr("worklab.trainer.sees_gpu", lambda: True)
     network = ResNet50(3, image_shape=(32, 32, 3))
     with pytest.raises(ValueError, match="`ResNet50` need 269 MB.*megabytes=200"):
         Trainer(

@@ -13,7 +13,6 @@ import tensorflow as tf
 
 from worklab.clock import Clock
 from worklab.counting import count_training, count_work
-from worklab.devices import Devices
 from worklab.feature_cache import FeatureCache
 from worklab.micro_batches import Gradients, sum_over_parts
 from worklab.mixing import partners
@@ -33,6 +32,13 @@ from worklab.schedules import Schedule
 from worklab.session import Session
 from worklab.stages import Stages
 from worklab.tester import batch_signature
+from worklab.training_checks import (
+    check_memory,
+    check_options,
+    check_range,
+    check_scope,
+    sees_gpu,
+)
 from worklab.writer import Writer
 
 _logger = logging.getLogger(__name__)
@@ -102,8 +108,8 @@ class Trainer:
     ) -> None:
         batch_size = reader.options.batch_size
         session.devices.check_divides(batch_size, "batch_size")
-        _check(options, batch_size // session.devices.num_replicas)
-        _check_scope(session.devices, network)
+        check_options(options, batch_size // session.devices.num_replicas)
+        check_scope(session.devices, network)
         self.network = network
         self.reader = reader
         self.session = session
@@ -124,8 +130,8 @@ class Trainer:
                 late=self._stages.late,
             )
             self._momentum = self.schedule.momentum and movable_momentum(self.optimizer)
-        if _sees_gpu():
-            _check_memory(session.options.gpu_megabytes, network, self.optimizer)
+        if sees_gpu():
+            check_memory(session.options.gpu_megabytes, network, self.optimizer)
         self._averages = averages(self.optimizer, network)
         self._statistics: list[Any] = []
         self._generators: list[Any] = []
@@ -250,7 +256,7 @@ class Trainer:
                 self.options.estimate_statistics,
             )
         images = self.reader.train_batch(0)["images"]
-        _check_range(images)
+        check_range(images)
         if self.options.log_images:
             self.writer.write_images(0, {"training batch": images[:16]})
         self.session.save()  # so that there is always something to go back to
@@ -480,15 +486,6 @@ def _means(sums: Mapping[str, float]) -> dict[str, float]:
     return {n: value / sums["steps"] for n, value in sums.items() if n != "steps"}
 
 
-def _check_range(images: np.ndarray) -> None:
-    if images.max() <= 1:
-        raise ValueError(
-            "the first training batch is all but black: images must be of pixels from "
-            "0 to 255; were they scaled to 0..1 before they were saved? "
-            f"Received: pixels from {images.min()} to {images.max()}"
-        )
-
-
 def _changing(network: Network) -> tuple[list[Any], list[Any]]:
     """Return what changes in a step beside the weights.
 
@@ -507,84 +504,3 @@ def _changing(network: Network) -> tuple[list[Any], list[Any]]:
         ):
             statistics.append(variable)
     return statistics, generators
-
-
-def _check_scope(devices: Devices, network: Network) -> None:
-    """Check that each device has a copy of the network.
-
-    Raises:
-        ValueError: If it has not.
-    """
-    extended = devices.strategy.extended
-    variables = (variable.value for variable in network.variables.values())
-    if devices.num_replicas > 1 and not all(
-        map(extended.variable_created_in_scope, variables)
-    ):
-        raise ValueError(
-            "the network must be made inside `with session:`, so that each device has "
-            f"its copy. Received: {type(network).__name__} made outside, for "
-            f"{devices.num_replicas} devices"
-        )
-
-
-def _sees_gpu() -> bool:
-    return bool(tf.config.get_visible_devices("GPU"))
-
-
-def _check_memory(megabytes: int | None, network: Network, optimizer: Any) -> None:
-    """Check that a device has room for what every step needs.
-
-    Raises:
-        ValueError: If it has not.
-    """
-    gradients = network.model.trainable_variables
-    kept = [*network.variables.values(), *optimizer.variables, *gradients]
-    needed = sum(4 * int(np.prod(variable.shape)) for variable in kept) / 2**20
-    if megabytes is not None and needed > megabytes:
-        raise ValueError(
-            f"weights, gradients and optimizer of `{type(network).__name__}` need "
-            f"{needed:.0f} MB, and the images of a batch come on top. Give a larger "
-            "`--session.gpu-megabytes`, or freeze layers by `lr_mult=0`. "
-            f"Received: gpu_megabytes={megabytes}"
-        )
-
-
-def _check(options: TrainingOptions, rows: int) -> None:
-    """Check the options, for a device that has so many rows of a batch.
-
-    Raises:
-        ValueError: If one is out of range.
-    """
-    if rows % max(1, options.micro_batches):
-        raise ValueError(
-            "`micro_batches` must divide the images that a device has of a batch, so "
-            "that its parts are of one size. "
-            f"Received: micro_batches={options.micro_batches}, {rows} images"
-        )
-    if options.cache_features and options.stages:
-        raise ValueError(
-            "outputs of frozen layers are kept for all of the training, so no stage "
-            "can thaw them: go without `--stages`, or without "
-            f"`--training.cache-features`. Received: stages={options.stages}"
-        )
-    if (
-        options.profile is not None
-        and not 1 <= options.profile[0] <= options.profile[1]
-    ):
-        raise ValueError(
-            "`profile` is a first and a last step, counted from 1. "
-            f"Received: profile={options.profile}"
-        )
-    limits = {
-        "log_every": options.log_every >= 1,
-        "micro_batches": options.micro_batches >= 1,
-        "log_histograms": options.log_histograms >= 0,
-        "estimate_statistics": options.estimate_statistics >= 0,
-    }
-    for name, holds in limits.items():
-        if not holds:
-            raise ValueError(
-                f"`{name}` is out of range: `log_every` and `micro_batches` are at "
-                "least 1, the others at least 0. "
-                f"Received: {name}={getattr(options, name)}"
-            )
