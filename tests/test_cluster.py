@@ -132,7 +132,7 @@ def test_workers_with_other_options_are_refused(tmp_path, start_workers):
     pair = start_workers(tmp_path / "run", second={"optimizer.momentum": 0})
     assert [child.join() for child in pair] == [1, 1]
     assert "others on another worker" in pair[0].stderr
-    assert "worker 1 `optimizer.momentum` was 0.9, is 0.0" in pair[1].stderr
+    assert "worker 1 `optimizer.momentum` was None, is 0.0" in pair[1].stderr
 
 
 def test_workers_with_another_list_are_refused(tmp_path, tiny_folder, start_workers):

@@ -137,14 +137,14 @@ def test_run_that_was_stopped_ends_like_one_that_was_not(patience_options, monke
     checks = 0
     original = Session.raise_if_stopped
 
-    def stop_at_every_ninth_check(self):
+    def stop_at_every_fifteenth_check(self):
         nonlocal checks
         checks += 1
-        if checks % 9 == 0:
+        if checks % 15 == 0:
             os.kill(os.getpid(), signal.SIGTERM)
         original(self)
 
-    monkeypatch.setattr(Session, "raise_if_stopped", stop_at_every_ninth_check)
+    monkeypatch.setattr(Session, "raise_if_stopped", stop_at_every_fifteenth_check)
     codes = []
     while True:
         try:
