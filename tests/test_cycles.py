@@ -178,6 +178,10 @@ def test_snapshot_of_a_step_that_is_not_finite_is_rolled_back(tmp_path, tiny_rea
 
 def test_planned_cool_down_ends_the_run(tmp_path, tiny_reader):
     schedule = make_schedule(dataclasses.replace(CYCLES, cool_down="step"), 11)
-    _, state = train(tmp_path, tiny_reader, schedule, 11)
-    assert state["step"] == 10
-    assert state["states"]["schedule"]["first_step"] == 8
+    trainer = make_trainer(tmp_path, tiny_reader, schedule)
+    with trainer.session:
+        trainer.session.start(trainer.network, CLASS_NAMES)
+        trainer.train(11)
+        assert trainer.session.step == 10
+        assert not trainer._started_steps  # the last step's loss has been seen, too
+    assert schedule.get_state()["first_step"] == 8

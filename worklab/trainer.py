@@ -346,9 +346,9 @@ class Trainer:
 
     def _is_awaited(self, end: int) -> bool:
         """Return whether the loss of this step is needed before the next begins."""
-        kept = self.schedule.is_snapshot(self.session.step)
-        watched = self.schedule.cool_down.watches_loss
-        return kept or watched or self._is_logged(end)
+        step, schedule = self.session.step, self.schedule
+        kept, ends = schedule.is_snapshot(step), schedule.is_over(step)
+        return kept or ends or schedule.cool_down.watches_loss or self._is_logged(end)
 
     def _is_logged(self, end: int) -> bool:
         return (
