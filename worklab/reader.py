@@ -569,8 +569,8 @@ class Reader(abc.ABC):
             if form != (self.image_shape, np.uint8):
                 raise ValueError(
                     f"`{self.name(index)}` came out of augmentation with the wrong "
-                    f"form: expected uint8 {self.image_shape}. `augment` and `centre` "
-                    "must return an image of `reader.image_size`. "
+                    f"form: expected uint8 {self.image_shape}. `augment`, `centre` and "
+                    "`view` must return an image of `reader.image_size`. "
                     f"Received: {form[1]} {form[0]}"
                 )
         return images

@@ -61,9 +61,11 @@ class TestResult:
         logits: np.ndarray | None = None,
         losses: np.ndarray | None = None,
         skipped: Sequence[str] = (),
-        **place: Any,
+        step: int = 0,
+        split: str = "test",
+        views: str = "",
     ) -> "TestResult":
-        """Return the result of a test that is known image by image.
+        """Return the result of a test that is known image by image, of any model.
 
         Args:
             labels: Class indices, integers (num_images,).
@@ -73,21 +75,24 @@ class TestResult:
             logits: Float (num_images, num_classes); None: logs of probabilities.
             losses: Float (num_images,); None: -log of the label's probability.
             skipped: Names of further images that could not be read.
-            **place: `step`, `split` and, where there are several, `views`.
+            step: Training steps of the tested weights.
+            split: Name of the tested split.
+            views: Name of the views whose answers were averaged.
 
         Raises:
-            ValueError: If there is no image, or a number is not finite; names the
-                image.
+            ValueError: If there is no image, a number is not finite (names the image),
+                or shapes or labels do not fit.
 
         Example:
             >>> labels, probabilities = np.array([1]), np.array([[0.2, 0.8]])
             >>> TestResult.of_probabilities(
-            ...     labels, probabilities, ["no", "yes"], names=["1.png"], step=0,
-            ...     split="test",
+            ...     labels, probabilities, ["no", "yes"], names=["1.png"]
             ... ).statistics.accuracy
             1.0
         """
+        labels = np.asarray(labels, np.int64)
         probabilities = np.asarray(probabilities, np.float32)
+        _check_shapes(labels, probabilities, names, class_names)
         if logits is None:
             logits = _logits_of(probabilities)
         if losses is None:
@@ -97,6 +102,8 @@ class TestResult:
             labels, probabilities, losses, class_names
         )
         return cls(
+            step=step,
+            split=split,
             statistics=dataclasses.replace(statistics, num_skipped=len(skipped)),
             names=[*names],
             labels=labels,
@@ -105,7 +112,7 @@ class TestResult:
             losses=losses,
             class_names=[*class_names],
             skipped=[*skipped],
-            **place,
+            views=views,
         )
 
     @property
@@ -343,6 +350,23 @@ def check_answers(
             f"the answers for {len(wrong)} images are not finite, so the test tells "
             f"nothing. Received: `{names[first]}` -> {probabilities[first]}, loss "
             f"{losses[first]}"
+        )
+
+
+def _check_shapes(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    names: Sequence[str],
+    class_names: Sequence[str],
+) -> None:
+    shape, size = (len(names), len(class_names)), len(class_names)
+    fit = probabilities.shape == shape and labels.shape == shape[:1]
+    if not fit or not ((labels >= 0) & (labels < size)).all():
+        raise ValueError(
+            f"a test of {shape[0]} images and {size} classes has as many labels in "
+            f"0..{size - 1}, and probabilities of shape {shape}. Received: labels "
+            f"{labels.min(initial=0)}..{labels.max(initial=0)} of shape "
+            f"{labels.shape}, probabilities of shape {probabilities.shape}"
         )
 
 
