@@ -43,6 +43,7 @@ HEAVY = {
     "python launchers/train_with_hyper.py": "trains many; test_search.py",
     "python launchers/test_ensemble.py": "wants a long run; test_ensembles.py",
     "python -m worklab export": "test_exporting.py",
+    "python -m worklab compare-tests": "wants two runs; test_comparison.py",
     "python -m worklab runs diff": "wants another run; test_run_tools.py",
     "python -m worklab runs compare": "wants another run; test_run_tools.py",
     "python -m worklab runs clean": "wants another run; test_run_tools.py",

@@ -8,6 +8,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, recall_s
 from worklab import Session, Tester
 from worklab.options import LayerOptions, ReaderOptions
 from worklab.readers import ArrayReader
+from worklab.tester import TestResult
 
 from .conftest import CLASS_NAMES, TinyNetwork
 
@@ -91,3 +92,31 @@ def test_answer_that_is_not_finite_names_the_image(tmp_path, tiny_images):
     kernel.assign(np.full(kernel.shape, np.nan))
     with pytest.raises(ValueError, match=r"30 images is not finite.*`record 0`"):
         tester.test()
+
+
+def test_result_of_any_models_probabilities():
+    labels, probabilities = [1, 0], [[0.2, 0.8], [0.4, 0.6]]
+    result = TestResult.of_probabilities(
+        labels, probabilities, ["no", "yes"], names=["a", "b"]
+    )
+    assert result.statistics.accuracy == 0.5
+    assert result.statistics.loss == pytest.approx(log_loss(labels, probabilities))
+    np.testing.assert_allclose(np.exp(result.logits), probabilities, rtol=1e-6)
+    assert result.predictions.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "probabilities", "names"),
+    [
+        ([0, 2], [[1, 0]] * 2, "ab"),
+        ([0, -1], [[1, 0]] * 2, "ab"),
+        ([0], [[1, 0]] * 2, "ab"),
+        ([0, 1], [[1, 0]] * 2, "abc"),
+        ([0, 1], [[1, 0, 0]] * 2, "ab"),
+    ],
+)
+def test_shapes_that_do_not_fit(labels, probabilities, names):
+    with pytest.raises(
+        ValueError, match=r"and 2 classes has.*Received: labels -?\d\.\."
+    ):
+        TestResult.of_probabilities(labels, probabilities, ["no", "yes"], names=names)

@@ -40,6 +40,50 @@ class Statistics:
         return content
 
 
+@dataclasses.dataclass(frozen=True)
+class ClassScores:
+    """How well one class is found.
+
+    Attributes:
+        support: Images of the class.
+        precision: Share of those called it that are; None where none is called it.
+        recall: Share of its images that are called it; None where there are none.
+        f1: Harmonic mean of both; None where there is neither image nor answer.
+    """
+
+    support: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+def class_scores(
+    labels: np.ndarray, predictions: np.ndarray, num_classes: int
+) -> list[ClassScores]:
+    """Return how well each class is found, in label order.
+
+    Args:
+        labels: Class indices, integers (num_images,).
+        predictions: Class indices, integers (num_images,).
+        num_classes: Number of classes.
+
+    Example:
+        >>> class_scores(np.array([0, 0]), np.array([0, 1]), 3)[0]
+        ClassScores(support=2, precision=1.0, recall=0.5, f1=0.6666666666666666)
+    """
+    precision, recall, f1, support = metrics.precision_recall_fscore_support(
+        labels, predictions, labels=np.arange(num_classes), zero_division=np.nan
+    )
+    shares = [
+        [None if np.isnan(share) else float(share) for share in row]
+        for row in zip(precision, recall, f1, strict=True)
+    ]
+    return [
+        ClassScores(int(number), *row)
+        for number, row in zip(support, shares, strict=True)
+    ]
+
+
 def classification_statistics(
     labels: np.ndarray,
     probabilities: np.ndarray,

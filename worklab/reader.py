@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import functools
+import itertools
 import os
 import sys
 import threading
@@ -22,6 +23,7 @@ from worklab.images import decode_image, warp
 from worklab.mixing import draw_mix, mix_images, mix_rows, partners
 from worklab.options import AugmentOptions, ReaderOptions, with_test_form
 from worklab.processes import Processes
+from worklab.views import CENTRE, View, cut
 
 Batch = Mapping[str, np.ndarray]
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -78,8 +80,8 @@ class Reader(abc.ABC):
     drawn from the seed and the place in training, stands in for it; in a test it has
     weight 0.
 
-    Implement: `_load(index)`. May override: `augment`, `centre`, `name`, `version`. Do
-    not override: `load`, `train_batch`, `train_batches`, `test_batches`.
+    Implement: `_load(index)`. May override: `augment`, `centre`, `view`, `name`,
+    `version`. Do not override: `load`, `train_batch`, `train_batches`, `test_batches`.
 
     Args:
         labels: Class index of each record, integers (num_records,).
@@ -252,6 +254,35 @@ class Reader(abc.ABC):
             stretch=bool(self.options.stretch),
         )
 
+    def view(self, image: np.ndarray, view: View) -> np.ndarray:
+        """Return one of several test forms of an image, see `worklab.views`.
+
+        Args:
+            image: uint8 (height, width, channels), of any size, read-only.
+            view: `CENTRE` must be what `centre` returns.
+
+        Raises:
+            ValueError: If another size or place is asked for, and `centre` is
+                overridden.
+        """
+        if (view.scale, view.corner) == (CENTRE.scale, CENTRE.corner):
+            seen = self.centre(image)
+        elif type(self).centre is not Reader.centre:
+            raise ValueError(
+                f"`{type(self).__name__}` shows test images by its own `centre`, so it "
+                "has to say by a `view` of its own what crops and scales are. "
+                f"Received: {view}"
+            )
+        else:
+            seen = cut(
+                image,
+                self.options.image_size,
+                view,
+                crop_fraction=self._crop_fraction,
+                stretch=bool(self.options.stretch),
+            )
+        return seen[:, ::-1] if view.flip else seen
+
     def train_batch(self, step: int, share: Share = WHOLE) -> Batch:
         """Return training batch number `step`, counted from 0.
 
@@ -347,7 +378,9 @@ class Reader(abc.ABC):
                 images[row] = image
         return images
 
-    def test_batch(self, number: int, share: Share = WHOLE) -> Batch:
+    def test_batch(
+        self, number: int, share: Share = WHOLE, views: Sequence[View] = (CENTRE,)
+    ) -> Batch:
         """Return test batch `number`, padded with weight 0 where records end.
 
         A record that is skipped keeps its place, with weight 0.
@@ -355,50 +388,57 @@ class Reader(abc.ABC):
         Args:
             number: Counted from 0, in the order of the records.
             share: Part of the batch.
+            views: Forms of each record, which are rows that follow one another.
         """
         size = self.options.test_batch_size
-        index = np.arange(number * size, (number + 1) * size)[share.rows(size)]
+        places = np.arange(number * size, (number + 1) * size)[share.rows(size)]
+        index, forms = np.divmod(places, len(views))
         index[index >= len(self)] = -1
         images = np.zeros((len(index), *self.image_shape), np.uint8)
         batch = self._batch(index)
-        for row, record in enumerate(index[index >= 0].tolist()):
-            image = self._read(record, self.centre)
-            if image is None:
-                batch["weights"][row] = 0
+        real = np.flatnonzero(index >= 0).tolist()
+        for record, group in itertools.groupby(real, index.tolist().__getitem__):
+            rows = list(group)
+            found = self._read_views(record, [views[forms[row]] for row in rows])
+            if found is None:
+                batch["weights"][rows] = 0
             else:
-                images[row] = image
+                for row, image in zip(rows, found, strict=True):
+                    images[row] = image
         return {"images": images, **batch}
 
     def train_batches(self, start_step: int, share: Share = WHOLE) -> Iterator[Batch]:
         """Return the endless training batches from `start_step` on."""
-        return self._prefetched("train_batch", share, start_step, sys.maxsize)
+        return self._prefetched("train_batch", start_step, sys.maxsize, share=share)
 
-    def test_batches(self, share: Share = WHOLE) -> Iterator[Batch]:
-        """Return one pass over all records, in their order."""
-        num_batches = -(-len(self) // self.options.test_batch_size)
-        return self._prefetched("test_batch", share, 0, num_batches)
+    def test_batches(
+        self, share: Share = WHOLE, views: Sequence[View] = (CENTRE,)
+    ) -> Iterator[Batch]:
+        """Return one pass over all records, in their order, each in all views."""
+        num_batches = -(-len(self) * len(views) // self.options.test_batch_size)
+        return self._prefetched("test_batch", 0, num_batches, share=share, views=views)
 
     def _prefetched(
-        self, method: str, share: Share, start: int, stop: int
+        self, method: str, start: int, stop: int, **settings: Any
     ) -> Iterator[Batch]:
         if self.options.num_processes:
-            return self._from_processes(method, share, start, stop)
+            return self._from_processes(method, start, stop, settings)
         threads = self.options.num_threads
         if threads is None:
             threads = self._suitable_threads
         return iter(
             grain.MapDataset.range(start, stop)
-            .map(functools.partial(getattr(self, method), share=share))
+            .map(functools.partial(getattr(self, method), **settings))
             .to_iter_dataset(
                 grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
             )
         )
 
     def _from_processes(
-        self, method: str, share: Share, start: int, stop: int
+        self, method: str, start: int, stop: int, settings: Mapping[str, Any]
     ) -> Iterator[Batch]:
         calls = self._processes.call(
-            "_batch_and_bad", range(start, stop), method=method, share=share
+            "_batch_and_bad", range(start, stop), method=method, settings=settings
         )
         for batch, reasons in calls:
             for index, reason in reasons.items():
@@ -406,10 +446,10 @@ class Reader(abc.ABC):
             yield batch
 
     def _batch_and_bad(
-        self, number: int, method: str, share: Share
+        self, number: int, method: str, settings: Mapping[str, Any]
     ) -> tuple[Batch, Mapping[int, str]]:
         """In a process: return a batch, and why which records could not be read."""
-        return getattr(self, method)(number, share), self._bad.by_index
+        return getattr(self, method)(number, **settings), self._bad.by_index
 
     @functools.cached_property
     def _processes(self) -> Processes:
@@ -496,7 +536,22 @@ class Reader(abc.ABC):
     def _read(
         self, index: int, change: Callable[..., Any], *rng: Any
     ) -> np.ndarray | None:
-        """Return a record as changed, or None if it is skipped.
+        """Return a record as changed, or None if it is skipped."""
+        found = self._read_forms(index, lambda image: [change(image, *rng)])
+        return None if found is None else found[0]
+
+    def _read_views(
+        self, index: int, views: Sequence[View]
+    ) -> Sequence[np.ndarray] | None:
+        """Return some views of a record, or None if it is skipped."""
+        return self._read_forms(
+            index, lambda image: [self.view(image, view) for view in views]
+        )
+
+    def _read_forms(
+        self, index: int, change: Callable[[np.ndarray], Sequence[Any]]
+    ) -> Sequence[np.ndarray] | None:
+        """Return forms of a record that is loaded once, or None if it is skipped.
 
         Raises:
             ValueError: If it cannot be read, or comes out in another form.
@@ -505,19 +560,20 @@ class Reader(abc.ABC):
             image = self.load(index)
             if image is None:
                 return None
-            image = change(image, *rng)
+            images = change(image)
         except Exception as error:
             error.add_note(f"while reading `{self.name(index)}`")
             raise
-        form = (np.shape(image), getattr(image, "dtype", type(image).__name__))
-        if form != (self.image_shape, np.uint8):
-            raise ValueError(
-                f"`{self.name(index)}` came out of augmentation with the wrong form: "
-                f"expected uint8 {self.image_shape}. `augment` and `centre` must "
-                "return an image of `reader.image_size`. "
-                f"Received: {form[1]} {form[0]}"
-            )
-        return image
+        for each in images:
+            form = (np.shape(each), getattr(each, "dtype", type(each).__name__))
+            if form != (self.image_shape, np.uint8):
+                raise ValueError(
+                    f"`{self.name(index)}` came out of augmentation with the wrong "
+                    f"form: expected uint8 {self.image_shape}. `augment`, `centre` and "
+                    "`view` must return an image of `reader.image_size`. "
+                    f"Received: {form[1]} {form[0]}"
+                )
+        return images
 
     def _load_cached(self, index: int) -> np.ndarray:
         image = self._cache.get(index)

@@ -2,7 +2,7 @@
 
 import csv
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +15,7 @@ from worklab.metrics import Statistics, classification_statistics
 from worklab.network import Network
 from worklab.reader import Batch, Reader
 from worklab.session import Session
+from worklab.views import PLAIN, View, ViewOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,7 @@ class TestResult:
         losses: float32 (num_images,).
         class_names: Names in label order.
         skipped: Names of the images that could not be read; they are in nothing above.
+        views: Name of the views of each image whose answers were averaged; "": one.
     """
 
     __test__ = False  # not a test case of pytest
@@ -46,6 +48,77 @@ class TestResult:
     losses: np.ndarray
     class_names: list[str]
     skipped: list[str] = dataclasses.field(default_factory=list)
+    views: str = ""
+
+    @classmethod
+    def of_probabilities(
+        cls,
+        labels: np.ndarray,
+        probabilities: np.ndarray,
+        class_names: Sequence[str],
+        *,
+        names: Sequence[str],
+        logits: np.ndarray | None = None,
+        losses: np.ndarray | None = None,
+        skipped: Sequence[str] = (),
+        step: int = 0,
+        split: str = "test",
+        views: str = "",
+    ) -> "TestResult":
+        """Return the result of a test that is known image by image, of any model.
+
+        Args:
+            labels: Class indices, integers (num_images,).
+            probabilities: Float (num_images, num_classes).
+            class_names: Names in label order.
+            names: What each image is called.
+            logits: Float (num_images, num_classes); None: logs of probabilities.
+            losses: Float (num_images,); None: -log of the label's probability.
+            skipped: Names of further images that could not be read.
+            step: Training steps of the tested weights.
+            split: Name of the tested split.
+            views: Name of the views whose answers were averaged.
+
+        Raises:
+            ValueError: If there is no image, a number is not finite (names the image),
+                or shapes or labels do not fit.
+
+        Example:
+            >>> labels, probabilities = np.array([1]), np.array([[0.2, 0.8]])
+            >>> TestResult.of_probabilities(
+            ...     labels, probabilities, ["no", "yes"], names=["1.png"]
+            ... ).statistics.accuracy
+            1.0
+        """
+        labels = np.asarray(labels, np.int64)
+        probabilities = np.asarray(probabilities, np.float32)
+        _check_shapes(labels, probabilities, names, class_names)
+        if logits is None:
+            logits = _logits_of(probabilities)
+        if losses is None:
+            losses = -_logits_of(probabilities[np.arange(len(labels)), labels])
+        check_answers(names, probabilities, losses)
+        statistics = classification_statistics(
+            labels, probabilities, losses, class_names
+        )
+        return cls(
+            step=step,
+            split=split,
+            statistics=dataclasses.replace(statistics, num_skipped=len(skipped)),
+            names=[*names],
+            labels=labels,
+            logits=logits,
+            probabilities=probabilities,
+            losses=losses,
+            class_names=[*class_names],
+            skipped=[*skipped],
+            views=views,
+        )
+
+    @property
+    def predictions(self) -> np.ndarray:
+        """The most probable class of each image, int64 (num_images,)."""
+        return self.probabilities.argmax(axis=1)
 
     def save(
         self,
@@ -58,13 +131,16 @@ class TestResult:
 
         Args:
             folder: Where to; made if need be.
-            stem: How the files are called; None: `step-<step>.<split>`.
+            stem: How the files are called; None: `step-<step>.<split>`, and after it
+                `.<views>` where there are several.
             notes: Further entries of the JSON file.
 
         Returns:
             Path of the JSON file, which is written last.
         """
-        stem = stem or f"step-{self.step:08d}.{self.split}"
+        if stem is None:
+            place = (f"step-{self.step:08d}", self.split, self.views)
+            stem = ".".join(part for part in place if part)
         write_atomically(Path(folder) / f"{stem}.csv", self._write_predictions)
         path = Path(folder) / f"{stem}.json"
         numbers = {
@@ -75,6 +151,8 @@ class TestResult:
             "skipped": self.skipped,
             **notes,
         }
+        if self.views:
+            numbers["views"] = self.views
         write_json(path, numbers)
         return path
 
@@ -82,12 +160,18 @@ class TestResult:
         writer = csv.writer(file)
         header = ["image", "label", "prediction", "loss"]
         writer.writerow(header + [f"p({name})" for name in self.class_names])
-        for name, label, probabilities, loss in zip(
-            self.names, self.labels, self.probabilities, self.losses, strict=True
+        for name, label, prediction, probabilities, loss in zip(
+            self.names,
+            self.labels.tolist(),
+            self.predictions.tolist(),
+            self.probabilities,
+            self.losses.tolist(),
+            strict=True,
         ):
-            prediction = self.class_names[int(probabilities.argmax())]
-            row = [name, self.class_names[label], prediction, f"{loss:.6g}"]
-            writer.writerow(row + [f"{p:.6g}" for p in probabilities])
+            # Nine digits are those of a float32: what is read again is equal.
+            row = [name, self.class_names[label], self.class_names[prediction]]
+            numbers = [loss, *probabilities.tolist()]
+            writer.writerow(row + [f"{number:.9g}" for number in numbers])
 
 
 class Tester:
@@ -99,6 +183,9 @@ class Tester:
     off, labels are not smoothed. Results do not depend on the batch size but for the
     last bits of float arithmetic.
 
+    With several views of each image, its answer is the mean of the probabilities, and
+    its loss that of the mean.
+
     Use it as it is; it is not made for subclassing.
 
     Args:
@@ -106,6 +193,7 @@ class Tester:
         reader: What it is tested on.
         session: Whose step is noted, and whose signals are served.
         split: Name of the split, for the result.
+        views: Ways to see each image.
 
     Raises:
         ValueError: If the test batch cannot be divided among the session's devices.
@@ -114,13 +202,20 @@ class Tester:
     __test__ = False  # not a test case of pytest
 
     def __init__(
-        self, network: Network, reader: Reader, session: Session, *, split: str
+        self,
+        network: Network,
+        reader: Reader,
+        session: Session,
+        *,
+        split: str,
+        views: ViewOptions = PLAIN,
     ) -> None:
         session.devices.check_divides(reader.options.test_batch_size, "test_batch_size")
         self.network = network
         self.reader = reader
         self.session = session
         self.split = split
+        self.views = views
         self._predict_function: Any = None
 
     def test(self, *, step: int | None = None) -> TestResult:
@@ -133,37 +228,73 @@ class Tester:
             ValueError: If a logit is not finite; names the image.
             StopRequested: If a signal came.
         """
-        reader, devices = self.reader, self.session.devices
-        batches = []
-        for batch in reader.test_batches(devices.share):
-            self.session.raise_if_stopped()
-            batches.append([each.numpy() for each in self._predict(batch)])
-        # Batches have the records in their order, then padding; what was skipped has
-        # weight 0, too, and counts no more than padding does.
+        reader = self.reader
         logits, losses, weights = (
-            np.concatenate(parts)[: len(reader)] for parts in zip(*batches, strict=True)
+            self._test_once() if self.views == PLAIN else self._test_views()
         )
         tested = np.flatnonzero(weights)
-        logits, losses, labels = logits[tested], losses[tested], reader.labels[tested]
-        names = [reader.name(int(number)) for number in tested]
-        self._check_finite(logits, names)
-        probabilities = softmax(logits)
-        skipped = [reader.name(int(number)) for number in np.flatnonzero(weights == 0)]
-        statistics = classification_statistics(
-            labels, probabilities, losses, reader.class_names
-        )
-        return TestResult(
+        return TestResult.of_probabilities(
+            reader.labels[tested],
+            softmax(logits[tested]),
+            reader.class_names,
+            names=[reader.name(int(number)) for number in tested],
+            logits=logits[tested],
+            losses=losses[tested],
+            skipped=[reader.name(int(n)) for n in np.flatnonzero(weights == 0)],
             step=self.session.step if step is None else step,
             split=self.split,
-            statistics=dataclasses.replace(statistics, num_skipped=len(skipped)),
-            names=names,
-            labels=labels,
-            logits=logits,
-            probabilities=probabilities,
-            losses=losses,
-            class_names=reader.class_names,
-            skipped=skipped,
+            views=self.views.name(),
         )
+
+    def _test_once(self) -> tuple[np.ndarray, ...]:
+        """Return logits, losses and weights of all records."""
+        # Batches have the records in their order, then padding; what was skipped has
+        # weight 0, too, and counts no more than padding does.
+        batches = [*self._answers(self.views.views())]
+        logits, losses, weights = (
+            np.concatenate(parts)[: len(self.reader)]
+            for parts in zip(*batches, strict=True)
+        )
+        self._check_finite(logits, np.where(weights > 0, np.arange(len(logits)), -1))
+        return logits, losses, weights
+
+    def _test_views(self) -> tuple[np.ndarray, ...]:
+        """Return the same of the mean of all views, without keeping each of them."""
+        reader, views = self.reader, self.views.views()
+        probabilities = np.zeros((len(reader), len(reader.class_names)), np.float32)
+        all_weights, start = np.zeros(len(reader), np.float32), 0
+        for logits, _, weights in self._answers(views):
+            records = np.arange(start, start + len(logits)) // len(views)
+            start += len(logits)
+            real = weights > 0
+            self._check_finite(logits, np.where(real, records, -1))
+            # View by view, so that no sum depends on the size of the batch.
+            np.add.at(probabilities, records[real], softmax(logits[real]))
+            all_weights[records[real]] = 1
+        logits = _logits_of(probabilities / len(views))
+        return logits, self._losses(logits), all_weights
+
+    def _losses(self, logits: np.ndarray) -> np.ndarray:
+        """Return the network's loss of answers that no batch has given, by record."""
+        reader, size, losses = self.reader, self.reader.options.test_batch_size, []
+        for start in range(0, len(reader), size):
+            index = np.arange(start, min(start + size, len(reader)))
+            batch = {
+                "labels": reader.labels[index],
+                "weights": np.ones(len(index), np.float32),
+                "index": index,
+            }
+            if reader.features is not None:
+                batch["features"] = reader.features[index]
+            answers = tf.constant(logits[index])
+            losses.append(self.network.losses(batch, answers, training=False).numpy())
+        return np.concatenate(losses)
+
+    def _answers(self, views: Sequence[View]) -> Iterator[list[np.ndarray]]:
+        """Yield logits, losses and weights of each batch, padding among them."""
+        for batch in self.reader.test_batches(self.session.devices.share, views):
+            self.session.raise_if_stopped()
+            yield [each.numpy() for each in self._predict(batch)]
 
     def _predict(self, batch: Batch) -> tuple[tf.Tensor, ...]:
         devices = self.session.devices
@@ -178,14 +309,65 @@ class Tester:
         losses = self.network.losses(batch, logits, training=False)
         return logits, losses, batch["weights"]
 
-    def _check_finite(self, logits: np.ndarray, names: list[str]) -> None:
-        wrong = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+    def _check_finite(self, logits: np.ndarray, records: np.ndarray) -> None:
+        """Refuse answers that are no numbers.
+
+        Args:
+            logits: Float (rows, num_classes).
+            records: Which record's, integers (rows,); -1: nobody's.
+
+        Raises:
+            ValueError: If a logit is not finite; names the image.
+        """
+        wrong = np.flatnonzero(~np.isfinite(logits).all(axis=1) & (records >= 0))
         if len(wrong):
+            name = self.reader.name(int(records[wrong[0]]))
             raise ValueError(
-                f"the network's answer for {len(wrong)} images is not finite, at step "
-                f"{self.session.step}; its weights are of no use. "
-                f"Received: `{names[wrong[0]]}` -> {logits[wrong[0]]}"
+                f"the network's answer for {len({*records[wrong]})} images is not "
+                f"finite, at step {self.session.step}; its weights are of no use. "
+                f"Received: `{name}` -> {logits[wrong[0]]}"
             )
+
+
+def check_answers(
+    names: Sequence[str], probabilities: np.ndarray, losses: np.ndarray
+) -> None:
+    """Refuse what no statistics can be made of.
+
+    Raises:
+        ValueError: If there is no image, or a number is not finite; names the image.
+    """
+    if not names:
+        raise ValueError(
+            "a test without images tells nothing; look at the list, and at what was "
+            "skipped. Received: 0 images"
+        )
+    finite = np.isfinite(probabilities).all(axis=1) & np.isfinite(losses)
+    wrong = np.flatnonzero(~finite)
+    if len(wrong):
+        first = wrong[0]
+        raise ValueError(
+            f"the answers for {len(wrong)} images are not finite, so the test tells "
+            f"nothing. Received: `{names[first]}` -> {probabilities[first]}, loss "
+            f"{losses[first]}"
+        )
+
+
+def _check_shapes(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    names: Sequence[str],
+    class_names: Sequence[str],
+) -> None:
+    shape, size = (len(names), len(class_names)), len(class_names)
+    fit = probabilities.shape == shape and labels.shape == shape[:1]
+    if not fit or not ((labels >= 0) & (labels < size)).all():
+        raise ValueError(
+            f"a test of {shape[0]} images and {size} classes has as many labels in "
+            f"0..{size - 1}, and probabilities of shape {shape}. Received: labels "
+            f"{labels.min(initial=0)}..{labels.max(initial=0)} of shape "
+            f"{labels.shape}, probabilities of shape {probabilities.shape}"
+        )
 
 
 def batch_signature(batch: Batch) -> Any:
@@ -199,3 +381,8 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Return the probabilities of logits (num_images, num_classes), of their type."""
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def _logits_of(probabilities: np.ndarray) -> np.ndarray:
+    """Return what softmax makes the probabilities of; 0 counts as hardly more."""
+    return np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))

@@ -9,7 +9,7 @@ import keras
 import tyro
 from rich.console import Console
 
-from worklab import data_tools, exporting, inspecting
+from worklab import comparison_tool, data_tools, exporting, inspecting
 from worklab.checkpoints import digest as digest_of
 from worklab.checkpoints import load_checkpoint, newest_checkpoint
 from worklab.counting import count_work
@@ -297,6 +297,7 @@ def inspect(
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "check": data_tools.check,
+    "compare-tests": comparison_tool.compare_tests,
     "show": data_tools.show,
     "stats": data_tools.stats,
     "inspect": inspect,
