@@ -20,6 +20,7 @@ from worklab.console import show_skipped, show_statistics, show_test
 from worklab.runs import make_network, make_reader, read_run, skipped_images
 from worklab.tester import TestResult
 from worklab.trained import restore_trained
+from worklab.views import PLAIN, ViewOptions
 from worklab.watching import looks, wait_for_run
 
 
@@ -39,6 +40,8 @@ class Options:
     """Seconds between tests of the newest checkpoint; None: one test."""
     follow: bool = False
     """With `every`: go on after the run is complete, e.g. for more steps."""
+    views: ViewOptions = PLAIN
+    """Ways to see each image; the mean of their probabilities is its answer."""
 
 
 def main(options: Options) -> TestResult:
@@ -58,7 +61,9 @@ def main(options: Options) -> TestResult:
     with Session(options.run, setup.session, alone=True) as session:
         reader = make_reader(options.split, setup.class_names, setup)
         network = make_network(reader, setup)
-        tester = Tester(network, reader, session, split=options.split)
+        tester = Tester(
+            network, reader, session, split=options.split, views=options.views
+        )
         if options.every is not None:
             session.track_variables(network.variables)
             return keep_testing(tester, options, console)
