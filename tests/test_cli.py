@@ -225,6 +225,18 @@ def test_config_is_not_written_over_something_else(text, tmp_path, capsys):
     assert path.read_text() == text
 
 
+def test_config_is_not_written_over_another_launchers_options(tmp_path, capsys):
+    path = tmp_path / "experiment.json"
+    text = json.dumps({"train": {"run": "r", "num_steps": 3, "find": {}}})
+    path.write_text(text)
+    found = error_of(["--write-config", str(path)], capsys)
+    assert "is another launcher's, as it has ['find', 'num_steps']; " in found
+    assert found.endswith(f"Received: `{path}`\n")
+    assert path.read_text() == text
+    cli.run(main, ["--write-config", str(path)], face="test")  # another face
+    assert json.loads(path.read_text())["train"] == json.loads(text)["train"]
+
+
 def test_missing_options_of_a_config_are_the_launchers_defaults():
     found = cli.options_from_json(Launcher, {"layers": {"lr_mult": {"a": 1}}})
     assert found.layers == LayerOptions(lr_mult={"a": 1.0}, weight_decay=0.25)

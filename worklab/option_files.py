@@ -71,7 +71,8 @@ def write_options(path: Path, options: Any, face: Face) -> None:
     Options are sorted by name, so that two files differ where the experiments do.
 
     Raises:
-        ValueError: If the file is there and has no faces.
+        ValueError: If the file is there and has no faces, or this face has options of
+            another launcher.
     """
     content: dict[str, Any] = {}
     if path.exists():
@@ -88,12 +89,23 @@ def write_options(path: Path, options: Any, face: Face) -> None:
                 f"{' or '.join(f'`{each}`' for each in _FACES)}; give another name. "
                 f"Received: `{path}`"
             )
+        _refuse_others(path, content.get(face), options, face)
     content[face] = _sorted_fields(options)
     faces = {each: content.pop(each) for each in _FACES if each in content}
     text = json.dumps(content | faces, ensure_ascii=False, indent=2) + "\n"
     # A list of numbers on one line; only JSON's own line breaks are real ones.
     text = _FLAT_LIST.sub(lambda list_: f"[{_LINE_BREAK.sub(' ', list_[1])}]", text)
     write_atomically(path, lambda file: file.write(text))
+
+
+def _refuse_others(path: Path, values: Any, options: Any, face: Face) -> None:
+    known = {field.name for field in dataclasses.fields(options)}
+    others = sorted(set(values) - known) if isinstance(values, dict) else []
+    if others:
+        raise ValueError(
+            f"the `{face}` part of `{path}` is another launcher's, as it has {others}; "
+            f"`--write-config` would lose it, so give another file. Received: `{path}`"
+        )
 
 
 def options_from_json(
