@@ -64,6 +64,22 @@ def test_folder_stands_for_all_images_below_it(photos):
     assert [Path(name).name for name in twice] == ["1.png", "0.png", "0.png"]
 
 
+def test_links_in_a_circle_and_what_is_no_file_are_left_out(photos):
+    (photos / "a/b/up").symlink_to(photos)
+    (photos / "a/b/here").symlink_to(photos / "a/b")
+    (photos / "beside").symlink_to(photos / "a/b")  # a link is as good as a folder
+    os.mkfifo(photos / "pipe.png")
+    (photos / "broken.png").symlink_to(photos / "gone.png")
+    found = [str(Path(name).relative_to(photos)) for name in names([photos])]
+    assert found == [
+        "2.PNG",
+        "a/0.png",
+        "a/b/1.png",
+        "beside/1.png",
+        "broken.png",
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "labels"),
     [

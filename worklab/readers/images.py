@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,13 +97,18 @@ def find_images(place: Path) -> Iterator[_Found]:
         yield place, {}
 
 
-def _images_below(folder: Path) -> Iterator[Path]:
+def _images_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+    real_folder = os.path.realpath(folder)
+    if real_folder in above:  # a link to where it is in
+        return
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
         if path.is_dir():
-            yield from _images_below(path)
-        elif path.suffix.lower() in IMAGE_SUFFIXES:
+            yield from _images_below(path, above | {real_folder})
+        elif path.suffix.lower() not in IMAGE_SUFFIXES:
+            continue
+        elif path.is_file() or not path.exists():  # a broken link is told when read
             yield path
 
 
