@@ -215,8 +215,35 @@ def test_run_that_cannot_be_read_is_left_out(runs, capsys):
     captured = capsys.readouterr()
     assert "patience" not in captured.out
     assert "group/own" in captured.out
-    assert "left out: `" in captured.err
+    assert f"left out: {runs / 'patience'}: `" in captured.err
     assert "is not the folder of a run" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("result.json", "{"),
+        ("result.json", "[]"),
+        ("history.csv", "step,split,loss\nx,valid,1\n"),
+        ("history.csv", "step,split,loss\n1,valid,low\n"),
+        ("tests/step-00000001.test.json", "3"),
+        ("tests/step-00000001.test.json", "{}"),
+    ],
+)
+def test_file_that_cannot_be_read_is_named(name, text, runs, capsys, error_of):
+    run = runs / "group/fast"
+    (run / "tests").mkdir(exist_ok=True)
+    (run / name).write_text(text)
+    main(["runs", "list", str(runs)])
+    captured = capsys.readouterr()
+    assert "patience" in captured.out
+    match = f"`{run / name}` is not what a launcher wrote there; mend or delete it"
+    assert f"left out: {run}: {match}. Received: " in captured.err
+    assert f"error: {match}. Received: " in error_of("show", run)
+    if name == "result.json":  # of two runs neither is cleaned
+        before = files(runs)
+        assert match in error_of("clean", runs / "patience", run, "--yes")
+        assert files(runs) == before
 
 
 def test_runs_on_another_disk_are_found(made, tmp_path, tools):
@@ -479,6 +506,15 @@ def test_clean_deletes_folders_that_are_asked_for(runs, tools):
         tools("clean", run, f"--{option}", "--yes")
         assert not (run / place).exists()
     assert list((run / "tensorboard").glob("*/events*"))
+
+
+def test_clean_leaves_a_folder_on_another_disk(runs, tools, tmp_path):
+    run, disk = runs / "patience", tmp_path / "disk"
+    disk.mkdir()
+    (disk / "x").write_bytes(b"x" * 5000)
+    (run / "cache").symlink_to(disk)
+    assert "5.0 kB" not in tools("clean", run, "--cache", "--yes")
+    assert (run / "cache/x").exists()
 
 
 def test_run_in_training_is_left_alone(runs, tools):

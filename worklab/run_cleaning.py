@@ -53,12 +53,14 @@ def clean(
         yes: Delete it; else it is only listed.
 
     Raises:
-        ValueError: If no run is given, or a folder is none; nothing is deleted.
+        ValueError: If no run is given, a folder is none, or its result cannot be
+            understood; nothing is deleted.
     """
     if not runs:
         raise ValueError("give the folders of runs to clean. Received: none")
     for run in runs:
         read_record(run)
+        read_result(run)
     console = wide_console()
     total = 0
     for run in runs:
@@ -109,7 +111,12 @@ def find_waste(
         run / "cache": cache,
         run / "tensorboard" / "plugins" / "profile": profiles,
     }
-    folders = [path for path, wanted in chosen.items() if wanted and path.is_dir()]
+    # A link, e.g. to a larger disk, is somebody's own to clean.
+    folders = [
+        path
+        for path, wanted in chosen.items()
+        if wanted and path.is_dir() and not path.is_symlink()
+    ]
     return Waste(run, step, kept, waste, folders)
 
 

@@ -1,5 +1,6 @@
 """What run folders say of their runs, without TensorFlow."""
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -7,7 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,17 +106,19 @@ def read_curves(run: Path) -> dict[str, dict[str, Points]]:
 
     They come from `history.csv`, and where nothing was validated in training, from
     what a tester beside it wrote.
+
+    Raises:
+        ValueError: If one of them cannot be understood.
     """
     curves: dict[str, dict[str, Points]] = {}
-    try:
-        text = (run / "history.csv").read_text(encoding="utf-8")
-    except FileNotFoundError:
-        text = ""
-    # A row that is just being written has no end yet.
-    whole = text[: text.rfind("\n") + 1]
-    for row in csv.DictReader(io.StringIO(whole)):
-        if row.get("step") and row.get("split"):
-            _add(curves, row["split"], int(row["step"]), row)
+    path = run / "history.csv"
+    with _naming(path):
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        # A row that is just being written has no end yet.
+        whole = text[: text.rfind("\n") + 1]
+        for row in csv.DictReader(io.StringIO(whole)):
+            if row.get("step") and row.get("split"):
+                _add(curves, row["split"], int(row["step"]), row)
     if "valid" not in curves:
         for test in read_tests(run, "valid").values():
             _add(curves, "valid", test["step"], test)
@@ -123,12 +126,17 @@ def read_curves(run: Path) -> dict[str, dict[str, Points]]:
 
 
 def read_tests(run: Path, split: str) -> dict[int, dict[str, Any]]:
-    """Return the results that tests of a split have written, by step, rising."""
+    """Return the results that tests of a split have written, by step, rising.
+
+    Raises:
+        ValueError: If one of them cannot be understood.
+    """
     found = {}
     for path in sorted((run / "tests").glob(f"step-*.{split}.json")):
         if re.fullmatch(rf"step-\d+\.{re.escape(split)}\.json", path.name):
-            content = json.loads(path.read_text(encoding="utf-8"))
-            found[int(content["step"])] = content
+            with _naming(path):
+                content = _mapping(json.loads(path.read_text(encoding="utf-8")))
+                found[int(content["step"])] = content
     return dict(sorted(found.items()))
 
 
@@ -136,7 +144,8 @@ def summarise(run: Path) -> RunSummary:
     """Return how far a run is, and how good.
 
     Raises:
-        ValueError: If the folder is not one of a run.
+        ValueError: If the folder is not one of a run, or a file in it cannot be
+            understood.
     """
     content = read_record(run)
     result = read_result(run)
@@ -168,11 +177,16 @@ def summarise(run: Path) -> RunSummary:
 
 
 def read_result(run: Path) -> dict[str, Any] | None:
-    """Return the content of `result.json`, or None while a run is not complete."""
+    """Return the content of `result.json`, or None while a run is not complete.
+
+    Raises:
+        ValueError: If it cannot be understood.
+    """
     path = Path(run) / "result.json"
     if not path.exists():
         return None
-    return json.loads(path.read_text(encoding="utf-8"))
+    with _naming(path):
+        return _mapping(json.loads(path.read_text(encoding="utf-8")))
 
 
 def read_test(
@@ -220,6 +234,28 @@ def spell(value: Any) -> str:
     if isinstance(value, list | tuple):
         return " ".join(map(spell, value))
     return str(value)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Say of what cannot be understood inside which file it is.
+
+    Raises:
+        ValueError: If there is something.
+    """
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise ValueError(
+            f"`{path}` is not what a launcher wrote there; mend or delete it. "
+            f"Received: {error!r}"
+        ) from error
+
+
+def _mapping(content: Any) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise TypeError(f"{type(content).__name__} in place of names and values")
+    return content
 
 
 def _add(

@@ -76,7 +76,7 @@ def list_runs(
         try:
             summaries.append(summarise(run))
         except (ValueError, OSError) as error:
-            unreadable.append(str(error))
+            unreadable.append(f"{run}: {error}")
     summaries.sort(key=lambda each: _sorting_key(each, sort))
     names = [_find_option(name, summaries) for name in options]
     if json:
