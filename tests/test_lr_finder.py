@@ -241,8 +241,9 @@ def test_range_test_takes_everything_back(tmp_path, tiny_reader):
     again = trainer.writer, trainer.schedule, trainer.options, trainer.get_state()
     assert kept == again
     trainer.writer.close()
-    histories = {p: data for p, data in files(tmp_path).items() if p in on_disk}
-    assert histories == on_disk
+    left = files(tmp_path)
+    assert {path: data for path, data in left.items() if path in on_disk} == on_disk
+    assert not [p for p in {*left} - {*on_disk} if "tfevents" not in p.name]
     assert found.step == 3
     assert trainer.num_traces == 1
     trainer.train(3)
@@ -254,6 +255,28 @@ def test_range_test_takes_everything_back(tmp_path, tiny_reader):
     assert (tmp_path / "history.csv").read_bytes() == (
         tmp_path / "other/history.csv"
     ).read_bytes()
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_range_test_takes_stages_back(tmp_path, tiny_reader, monkeypatch, is_stopped):
+    options = TrainingOptions(stages={"0": {"slow": 0.0}, "3": {"slow": 0.5}})
+    trainer = make_trainer(tmp_path, tiny_reader, options=options)
+
+    def what_learns():
+        network = trainer.network
+        names = [v.path for v in network.model.trainable_variables]
+        multipliers = {k: policy.lr_mult for k, policy in network.policies.items()}
+        return names, multipliers, list(trainer.optimizer.lr_mults)
+
+    trainer.train(2)
+    before = what_learns()
+    if is_stopped:
+        stop_at_check(monkeypatch, 4, lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            range_test(trainer, FIND)
+    else:
+        range_test(trainer, FIND)
+    assert what_learns() == before
 
 
 def test_losses_are_those_of_training_with_these_rates(tmp_path, tiny_reader):

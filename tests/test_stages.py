@@ -107,7 +107,7 @@ def test_optimizer_goes_on_where_a_stage_begins(tmp_path, tiny_reader):
     kernel = "sgd/logits_kernel_momentum"
     assert np.abs(slots[kernel]).max() > 0
     assert np.abs(slots["sgd/slow.a.conv_kernel_momentum"]).max() == 0
-    trainer._enter_stage()
+    trainer.enter_stage()
     after = {v.path: v.value.numpy() for v in trainer.optimizer.variables}
     for path, value in slots.items():
         np.testing.assert_array_equal(value, after[path])

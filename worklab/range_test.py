@@ -28,7 +28,9 @@ def range_test(trainer: Trainer, options: FindOptions = FindOptions()) -> RangeT
 
     The steps are those that training would take next: its batches, multipliers, weight
     decay and optimizer. Afterwards every variable, the step and all states are what
-    they were, bit for bit, also after Ctrl-C; nothing has been saved or logged.
+    they were, bit for bit, also after Ctrl-C; nothing has been saved or logged. With
+    `cache_features` alone the run's folder gets the outputs of frozen layers, as in
+    training.
 
     Args:
         trainer: Whose session has been started.
@@ -40,10 +42,13 @@ def range_test(trainer: Trainer, options: FindOptions = FindOptions()) -> RangeT
     """
     rates = find_rates(options)
     curves = []
-    for repeat in range(options.repeats):
-        with trainer.session.trial(), _unseen(trainer):
-            trainer.session.step += repeat * len(rates)
-            curves.append(_losses(trainer, rates, options))
+    try:
+        for repeat in range(options.repeats):
+            with trainer.session.trial(), _unseen(trainer):
+                trainer.session.step += repeat * len(rates)
+                curves.append(_losses(trainer, rates, options))
+    finally:
+        trainer.enter_stage()  # another may have begun meanwhile
     length = min(map(len, curves))
     losses = np.mean([curve[:length] for curve in curves], axis=0)
     return evaluate(options, trainer.session.step, losses)

@@ -196,7 +196,7 @@ class Trainer:
         while self.session.step < end and not self.schedule.is_over(self.session.step):
             self.session.raise_if_stopped()
             self._cool_down_if_asked()
-            self._enter_stage()
+            self.enter_stage()
             with self._clock.waiting():
                 batch = self._next_batch()
             self._profile_from_here()
@@ -290,7 +290,7 @@ class Trainer:
             cool_down.begin(step)
             _logger.info("the learning rate cools down from step %d on", step)
 
-    def _enter_stage(self) -> None:
+    def enter_stage(self) -> None:
         """Take notice of which layers learn in the next step, and how fast.
 
         Raises:
