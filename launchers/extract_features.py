@@ -18,6 +18,7 @@ from rich.console import Console
 from worklab import Session, cli
 from worklab.console import show_skipped
 from worklab.feature_extraction import Features, check_suffix, extract_features
+from worklab.printing import print_plainly
 from worklab.reader import Reader
 from worklab.runs import RunSetup, make_network, make_reader, read_run
 from worklab.trained import open_images, restore_trained
@@ -77,8 +78,8 @@ def main(options: Options) -> Features:
         )
     console = Console(soft_wrap=True)
     for name, shape in found.shapes.items():
-        console.print(f"{name}: {(len(found.names), *shape)}", highlight=False)
-    console.print(*(str(path) for path in found.paths), highlight=False)
+        print_plainly(console, f"{name}: {(len(found.names), *shape)}")
+    print_plainly(console, " ".join(map(str, found.paths)))
     show_skipped(console, {"images": reader.skipped} if found.skipped else {})
     return found
 

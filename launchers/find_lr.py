@@ -31,6 +31,7 @@ from worklab.options import (
     SessionOptions,
     TrainingOptions,
 )
+from worklab.printing import print_plainly
 from worklab.range_test import range_test, save_range_test
 from worklab.run_records import compare_with_run
 from worklab.runs import (
@@ -126,14 +127,14 @@ def show(console: Console, found: RangeTest, options: Options) -> None:
     for name, rate in found.suggestions.items():
         table.add_row(name, "-" if rate is None else f"{rate:.2e}")
     console.print(table)
-    console.print(f"curve: {options.run / 'find_lr/curve.png'}", highlight=False)
+    print_plainly(console, f"curve: {options.run / 'find_lr/curve.png'}")
     if found.suggestion is None:
         console.print(f"no suggestion: {found.why_none()}", highlight=False)
         return
     common = dataclasses.replace(options, checkpoint="latest", find=FindOptions())
     command = ["python", "launchers/train.py", *cli.words_of_options(common)]
     command += ["--schedule.learning-rate", f"{found.suggestion:.2g}"]
-    console.print(f"next: {shlex.join(command)}", markup=False, highlight=False)
+    print_plainly(console, f"next: {shlex.join(command)}")
 
 
 if __name__ == "__main__":

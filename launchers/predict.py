@@ -18,6 +18,7 @@ from rich.console import Console
 from worklab import Session, cli
 from worklab.console import show_skipped
 from worklab.predicting import Predictions, check_form, predict
+from worklab.printing import print_plainly
 from worklab.runs import make_network, read_run
 from worklab.trained import open_images, restore_trained
 
@@ -70,7 +71,7 @@ def main(options: Options) -> Predictions:
     else:
         found.save(options.output, top_k=options.top_k)
         count = len(found.names)
-        console.print(f"{options.output}: {count} images", highlight=False)
+        print_plainly(console, f"{options.output}: {count} images")
     show_skipped(console, {"images": found.skipped} if found.skipped else {})
     return found
 

@@ -9,6 +9,7 @@ with `--every 600` the newest checkpoint every ten minutes, until the run is com
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,7 @@ from rich.console import Console
 from worklab import Session, Tester, cli
 from worklab.checkpoints import CheckpointError, newest_checkpoint
 from worklab.console import show_skipped, show_statistics, show_test
+from worklab.printing import print_plainly
 from worklab.runs import make_network, make_reader, read_run, skipped_images
 from worklab.tester import TestResult
 from worklab.trained import restore_trained
@@ -56,7 +58,8 @@ def main(options: Options) -> TestResult:
     console = Console(soft_wrap=True)
     if options.every is not None:
         check_watching(options)
-        wait_for_run(options.run, min(options.every, 1.0), console.print)
+        show = functools.partial(print_plainly, console)
+        wait_for_run(options.run, min(options.every, 1.0), show)
     setup = read_run(options.run, data_folder=options.data_folder)
     with Session(options.run, setup.session, alone=True) as session:
         reader = make_reader(options.split, setup.class_names, setup)
@@ -70,10 +73,10 @@ def main(options: Options) -> TestResult:
         step = restore_trained(session, network, setup.class_names, options.checkpoint)
         result = tester.test(step=step)
     path = result.save(results_folder(options))
-    console.print(f"{options.run}, step {step}, {options.split}:")
+    print_plainly(console, f"{options.run}, step {step}, {options.split}:")
     show_statistics(console, result.statistics.to_json(), setup.class_names)
     show_skipped(console, skipped_images(**{options.split: reader}))
-    console.print(f"result: {path}")
+    print_plainly(console, f"result: {path}")
     return result
 
 

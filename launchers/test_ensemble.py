@@ -32,7 +32,7 @@ from worklab.ensembles import (
     write_average,
 )
 from worklab.moving_statistics import estimate_statistics
-from worklab.printing import wide_console
+from worklab.printing import print_plainly, wide_console
 from worklab.runs import RunSetup, make_network, make_reader, read_run
 from worklab.tester import TestResult
 
@@ -97,11 +97,11 @@ def main(options: Options) -> EnsembleResult:
         ensembles["average weights"] = found
     result = EnsembleResult(tests, ensembles, options.method)
     path = result.save(options.run / "tests")
-    console.print(f"{options.run}, {len(members)} members, {options.split}:")
+    print_plainly(console, f"{options.run}, {len(members)} members, {options.split}:")
     show_tests(console, numbers(result.members), numbers(result.ensembles))
     if options.output is not None:
-        console.print(f"mean of the weights: {options.output}")
-    console.print(f"result: {path}")
+        print_plainly(console, f"mean of the weights: {options.output}")
+    print_plainly(console, f"result: {path}")
     return result
 
 

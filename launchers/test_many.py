@@ -9,6 +9,7 @@ the memory of a second copy of the network.
 """
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,7 @@ from rich.console import Console
 from worklab import Session, Tester, Writer, cli
 from worklab.checkpoints import CheckpointError
 from worklab.console import show_test
+from worklab.printing import print_plainly
 from worklab.runs import make_network, make_reader, read_run
 from worklab.runtime import limit_device
 from worklab.tester import TestResult
@@ -63,7 +65,8 @@ def main(options: Options) -> list[TestResult]:
                 f"tester began, so begin it before training: {queue.missed}",
                 highlight=False,
             )
-        wait_for_run(options.run, options.poll_seconds, console.print)
+        show = functools.partial(print_plainly, console)
+        wait_for_run(options.run, options.poll_seconds, show)
         setup = read_run(options.run, data_folder=options.data_folder)
         threads = dataclasses.replace(setup.session, num_threads=options.num_threads)
         with (
@@ -82,7 +85,7 @@ def main(options: Options) -> list[TestResult]:
                     try:
                         session.restore_file(checkpoint)
                     except CheckpointError as error:
-                        console.print(f"not tested: {error}", highlight=False)
+                        show(f"not tested: {error}")
                         queue.set_aside(checkpoint)
                         continue
                     result = tester.test(step=step)

@@ -24,6 +24,7 @@ from worklab.options import (
     SessionOptions,
     TrainingOptions,
 )
+from worklab.printing import print_plainly
 from worklab.runs import (
     delete_result,
     make_network,
@@ -123,11 +124,12 @@ def main(options: Options) -> dict[str, Any]:
     result = {"step": session.step, "class_names": class_names, "skipped": skipped}
     write_result(session, result)
     show_skipped(console, skipped)
-    console.print(f"{options.run} is at step {session.step}")
+    print_plainly(console, f"{options.run} is at step {session.step}")
     if session.step < options.num_steps:
-        console.print(
+        print_plainly(
+            console,
             "its learning rate has cooled down, which is the end; another `--run` with "
-            f"`--pretrained {options.run}` goes further"
+            f"`--pretrained {options.run}` goes further",
         )
     return result
 

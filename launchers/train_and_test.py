@@ -26,6 +26,7 @@ from worklab.options import (
     SessionOptions,
     TrainingOptions,
 )
+from worklab.printing import print_plainly
 from worklab.runs import (
     make_network,
     make_reader,
@@ -99,7 +100,7 @@ def main(options: Options) -> dict[str, Any]:
             "the run was made and completed by another launcher. Give another `--run`. "
             f"Received: run={str(options.run)!r}"
         )
-    console.print(f"{options.run} is complete; another `--run` starts anew")
+    print_plainly(console, f"{options.run} is complete; another `--run` starts anew")
     table = Table("step", "learning rate", "valid loss", "valid accuracy")
     for part in result["sequence"]:
         rate, loss, accuracy = part["learning_rate"], part["loss"], part["accuracy"]

@@ -30,6 +30,7 @@ from worklab.options import (
     TrainingOptions,
 )
 from worklab.patience import Patience
+from worklab.printing import print_plainly
 from worklab.runs import (
     make_network,
     make_reader,
@@ -187,7 +188,7 @@ def show_result(console: Console, run: Path, result: dict[str, Any]) -> None:
             "the run was made and completed by another launcher. Give another `--run`. "
             f"Received: run={str(run)!r}"
         )
-    console.print(f"{run} is complete; another `--run` starts anew")
+    print_plainly(console, f"{run} is complete; another `--run` starts anew")
     if result["test"] is None:
         console.print(
             f"lowest validation loss: {result['best_valid_loss']:.4f}, at step "

@@ -177,7 +177,7 @@ def test_config_must_be_a_file_of_options(tmp_path, capsys):
 
 
 def test_written_config_gives_the_same_options(tmp_path, capsys):
-    path = tmp_path / "folder/experiment.json"
+    path = tmp_path / "folder/[b]experiment.json"
     words = ["--reader.batch-size", "7", "--layers.lr-mult", "b", "1", "a", "0"]
     assert cli.run(main, [*words, "--write-config", str(path)]) is None
     assert f"{path}: written" in capsys.readouterr().out
@@ -363,12 +363,14 @@ def test_unknown_option_is_an_error_with_a_suggestion(capsys):
 
 def test_errors_for_the_user_have_no_traceback(capsys):
     def fails(options: Options) -> None:
-        raise ValueError("it does not fit. Received: x=1")
+        raise ValueError("it [b]does\nnot fit. Received: x=\x1b[31m1")
 
     with pytest.raises(SystemExit) as error:
         cli.run(fails, [])
     assert error.value.code == 1
-    assert capsys.readouterr().err == "error: it does not fit. Received: x=1\n"
+    assert capsys.readouterr().err == (
+        "error: it [b]does\nnot fit. Received: x=\ufffd[31m1\n"
+    )
 
 
 def test_defects_keep_their_traceback():

@@ -79,8 +79,9 @@ def test_features_of_a_split_are_those_of_keras(tiny_run, tiny_folder, tmp_path)
 
 
 def test_npy_has_the_same_numbers_and_says_what_they_are(
-    tiny_run, tiny_folder, tmp_path
+    tiny_run, tiny_folder, tmp_path, capsys
 ):
+    tmp_path = tmp_path / "[b]x"
     layers = ("global_pool", "slow")
     extract(tiny_run, tmp_path, layers=layers, batch_size=4)
     several = extract(tiny_run, tmp_path, layers=layers, output="f.npy", batch_size=4)
@@ -92,6 +93,7 @@ def test_npy_has_the_same_numbers_and_says_what_they_are(
             assert array.tolist() == file[layer][:].tolist()
     one = extract(tiny_run, tmp_path, output="f.npy")
     assert one.paths == [tmp_path / "f.npy"]
+    assert capsys.readouterr().out.endswith(f"{tmp_path / 'f.npy'}\n")
     assert np.load(tmp_path / "f.npy").shape == (6, 8)
     about = json.loads((tmp_path / "f.npy.json").read_text())
     assert about["shapes"] == {"global_pool": [8]}

@@ -397,7 +397,7 @@ SHORT = FindOptions(start=0.01, end=1, num_steps=20)
 
 
 def test_launcher_before_a_run_leaves_a_curve_and_no_run(common, tmp_path, capsys):
-    run = tmp_path / "my run"
+    run = tmp_path / "my [b]run"
     options = find_lr.Options(run=run, find=SHORT, **common)
     found = find_lr.main(options)
     assert {path.name for path in run.iterdir()} == {"find_lr"}
@@ -425,6 +425,7 @@ def test_launcher_before_a_run_leaves_a_curve_and_no_run(common, tmp_path, capsy
     # Training begins as if nothing had been, with the command that was printed.
     output = capsys.readouterr().out
     assert "valley" in output
+    assert f"curve: {run / 'find_lr/curve.png'}" in output
     words = shlex.split(output.split("next: ")[1].splitlines()[0])
     assert words[:2] == ["python", "launchers/train.py"]
     train.main(tyro.cli(train.Options, args=[*words[2:], "--num-steps", "1"]))

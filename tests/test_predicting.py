@@ -141,12 +141,12 @@ def test_what_is_no_list_and_no_image_is_an_error(photos):
 # === The launcher ===
 
 
-def test_answers_are_those_of_a_test(tiny_run, run, tiny_folder, tmp_path):
-    tested = test_launcher.main(
-        test_launcher.Options(
-            run=shutil.copytree(tiny_run, tmp_path / "copy"), split="test"
-        )
-    )
+def test_answers_are_those_of_a_test(tiny_run, run, tiny_folder, tmp_path, capsys):
+    copy = shutil.copytree(tiny_run, tmp_path / "[b]copy")
+    tested = test_launcher.main(test_launcher.Options(run=copy, split="test"))
+    output = capsys.readouterr().out
+    assert f"{copy}, step {tested.step}, test:" in output
+    assert f"result: {copy}" in output
     options = predict.Options(
         images=(tiny_folder / "test.json",), run=run, output=tmp_path / "answers.csv"
     )
@@ -198,7 +198,7 @@ def test_json_has_the_most_probable_classes_first(run, photos, tmp_path):
 def test_unreadable_image_stops_or_is_named_and_skipped(run, photos, tmp_path, capsys):
     for name in ("a/0.png", "a/b/1.png"):  # two of three: far more than 1 %
         (photos / name).write_bytes(b"torn")
-    path = tmp_path / "answers.csv"
+    path = tmp_path / "[b]answers.csv"
     options = predict.Options(images=(photos,), run=run, output=path)
     with pytest.raises(ValueError, match=r"a/0\.png"):
         predict.main(options)
@@ -207,7 +207,9 @@ def test_unreadable_image_stops_or_is_named_and_skipped(run, photos, tmp_path, c
     found = predict.main(skipping)
     assert [Path(name).name for name in found.names] == ["2.PNG"]
     assert [Path(name).name for name in found.skipped] == ["0.png", "1.png"]
-    assert "skipped in images, as they cannot be read: 2" in capsys.readouterr().err
+    output = capsys.readouterr().err
+    assert f"{path}: 1 images" in output
+    assert "skipped in images, as they cannot be read: 2" in output
     assert len(rows(path)) == 1
     (photos / "2.PNG").write_bytes(b"torn")
     with pytest.raises(ValueError, match="3 of 3 images cannot be read"):

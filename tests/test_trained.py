@@ -97,7 +97,7 @@ def test_each_newest_checkpoint_is_tested_until_the_run_is_complete(
     """The run appears file by file, as if it were trained just now."""
     steps = list_steps(run / "checkpoints")
     assert len(steps) >= 3
-    copy = tmp_path / "copy"
+    copy = tmp_path / "[b]copy"
     seen = copy / "tests" / f"step-{steps[0]:08d}.valid.json"
 
     def train():

@@ -15,6 +15,7 @@ from rich.console import Console
 from worklab.option_files import Face, read_options, write_options
 from worklab.option_files import options_from_json as options_from_json
 from worklab.option_files import options_to_json as options_to_json
+from worklab.printing import plain_lines, print_plainly
 
 Options = TypeVar("Options")
 
@@ -67,8 +68,8 @@ def run(
         if written is None:
             return main(options)
         write_options(Path(written), options, face)
-        Console(soft_wrap=True).print(
-            f"{written}: written, to be read by `--config {written}`", highlight=False
+        print_plainly(
+            Console(), f"{written}: written, to be read by `--config {written}`"
         )
         return None
 
@@ -160,9 +161,18 @@ def log_to_standard_error() -> None:
     """Show what the library logs, the message alone, as launchers do."""
     logger = logging.getLogger("worklab")
     if not logger.handlers:
-        logger.addHandler(logging.StreamHandler())
+        handler = logging.StreamHandler()
+        handler.setFormatter(_PlainFormatter())
+        logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         logger.propagate = False
+
+
+class _PlainFormatter(logging.Formatter):
+    """Leaves nothing in a message that a terminal would obey, e.g. from a file name."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return plain_lines(super().format(record))
 
 
 def _showing_errors(call: Callable[[], Any]) -> Any:
@@ -173,7 +183,7 @@ def _showing_errors(call: Callable[[], Any]) -> Any:
         if "Received: " not in str(error):  # a defect, not a message for the user
             raise
         Console(stderr=True, soft_wrap=True).print(
-            f"error: {error}", markup=False, highlight=False
+            plain_lines(f"error: {error}"), markup=False, highlight=False
         )
         raise SystemExit(1) from error
     except KeyboardInterrupt:

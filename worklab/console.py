@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from worklab.cluster import read_cluster
+from worklab.printing import plain, print_plainly
 
 if TYPE_CHECKING:  # it imports TensorFlow, which not every tool needs
     from worklab.tester import TestResult
@@ -60,7 +62,7 @@ def show_statistics(
             counts = [str(n) if n else "." for n in statistics["confusion"][number]]
             share = "" if recall is None else f"{recall:.1%}"
             title = name if name == str(number) else f"{number} {name}"
-            confusion.add_row(title, *counts, share)
+            confusion.add_row(Text(plain(title)), *counts, share)
         console.print(confusion)
 
 
@@ -77,7 +79,7 @@ def show_tests(console: Console, *groups: Mapping[str, Mapping[str, Any]]) -> No
         table.add_section()
         for name, found in group.items():
             table.add_row(
-                name,
+                Text(plain(name)),
                 str(found["num_images"]),
                 f"{found['loss']:.4f}",
                 f"{found['accuracy']:.2%}",
@@ -108,18 +110,17 @@ def show_skipped(console: Console, skipped: Mapping[str, Mapping[str, str]]) -> 
     for split, reasons in skipped.items():
         names = ", ".join([*reasons][:_MOST_NAMES])
         more = ", ..." if len(reasons) > _MOST_NAMES else ""
-        console.print(
+        print_plainly(
+            console,
             f"skipped in {split}, as they cannot be read: {len(reasons)} ({names}"
             f"{more}); `python -m worklab check` says what is wrong with them",
-            markup=False,
-            highlight=False,
         )
 
 
 def show_places(console: Console, run: Path) -> None:
     """Show where the results are and how to look at the curves."""
-    console.print(f"results: {run / 'result.json'}, tests: {run / 'tests'}")
+    print_plainly(console, f"results: {run / 'result.json'}, tests: {run / 'tests'}")
     tensorboard = Path(sys.executable).with_name("tensorboard")
     if tensorboard.is_relative_to(Path.cwd()):
         tensorboard = tensorboard.relative_to(Path.cwd())
-    console.print(f"curves:  {tensorboard} --logdir {run}")
+    print_plainly(console, f"curves:  {tensorboard} --logdir {run}")

@@ -11,6 +11,11 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
+def plain_lines(text: str) -> str:
+    """Return a text of several lines that no terminal takes as a command."""
+    return "\n".join(map(plain, text.split("\n")))
+
+
 def wide_console(*, soft_wrap: bool = False) -> Console:
     """Return a console for tables that are wider than a pipe is taken to be.
 

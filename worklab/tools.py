@@ -23,7 +23,7 @@ from worklab.packed_files import Format
 from worklab.packing import PackOptions
 from worklab.packing import pack as pack_images
 from worklab.pretrained import open_weights
-from worklab.printing import wide_console
+from worklab.printing import print_plainly, wide_console
 from worklab.runs import make_run_network, read_run
 
 _STRICT = RestoreOptions()
@@ -55,8 +55,8 @@ def lists(
     console = Console(soft_wrap=True)
     for path in paths.values():
         count = len(read_list(path, names))
-        console.print(f"{path}: {count} images", highlight=False)
-    console.print(f"{folder / 'classes.json'}: {len(names)} classes", highlight=False)
+        print_plainly(console, f"{path}: {count} images")
+    print_plainly(console, f"{folder / 'classes.json'}: {len(names)} classes")
 
 
 def pack(
@@ -94,10 +94,10 @@ def pack(
     size = sum(path.stat().st_size for path in paths)
     stem = paths[0].name.partition("-00000-of-")[0]
     offset = f" --data.labels-offset {first_label}" if first_label else ""
-    console.print(
+    print_plainly(
+        console,
         f"{size / 1e6:,.1f} MB in {out}, read by `--data.folder {out} "
         f"--data.train {stem}@{len(paths)}{offset}`",
-        highlight=False,
     )
 
 
