@@ -16,6 +16,7 @@ import tyro
 
 from launchers import find_lr, train
 from worklab import Session, Trainer, Writer, cli
+from worklab import range_test as range_tests
 from worklab.checkpoints import digest
 from worklab.lr_finder import (
     RULES,
@@ -168,8 +169,8 @@ def test_suggestions_of_a_curve_with_a_valley_lie_in_it():
 def test_nan_at_the_end_changes_no_suggestion():
     losses = fall_then_explode()
     expected = evaluate(FindOptions(), 0, losses[:96]).suggestions
-    losses[95:] = np.nan
-    found = evaluate(FindOptions(), 0, losses)
+    losses[95] = np.nan
+    found = evaluate(FindOptions(), 0, losses[:96])
     assert found.stopped
     assert found.suggestions["valley"] == expected["valley"]
     assert found.suggestions["minimum"] == expected["minimum"]
@@ -255,6 +256,14 @@ def test_range_test_takes_everything_back(tmp_path, tiny_reader):
     assert (tmp_path / "history.csv").read_bytes() == (
         tmp_path / "other/history.csv"
     ).read_bytes()
+
+
+def test_test_is_stopped_by_any_of_its_repeats(monkeypatch, tmp_path, tiny_reader):
+    curves = iter([[1.0] * 10, [1.0, 1.0, 5.0]])
+    monkeypatch.setattr(range_tests, "_losses", lambda *_: next(curves))
+    found = range_test(make_trainer(tmp_path, tiny_reader), FIND)
+    assert found.losses.tolist() == [1, 1, 3]  # a mean that is not far from the best
+    assert found.stopped
 
 
 @pytest.mark.parametrize("is_stopped", [False, True])

@@ -177,7 +177,7 @@ class RangeTest:
     @property
     def stopped(self) -> bool:
         """Whether the loss ended the test before the last rate."""
-        return has_diverged(self.smooth_losses, self.options.stop_at)
+        return len(self.rates) <= self.options.num_steps
 
     def why_none(self) -> str:
         """Return why there is no suggestion, and what to do; empty if there is one."""
