@@ -8,6 +8,7 @@ CSV to the standard output.
 """
 
 import dataclasses
+import io
 import sys
 from pathlib import Path
 from typing import Literal
@@ -67,6 +68,8 @@ def main(options: Options) -> Predictions:
         found = predict(network, reader, session, step=step)
     console = Console(stderr=True, soft_wrap=True)
     if options.output is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a name may be no Unicode
+            sys.stdout.reconfigure(errors="backslashreplace")
         found.write_csv(sys.stdout, top_k=options.top_k)
     else:
         found.save(options.output, top_k=options.top_k)

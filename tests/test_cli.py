@@ -301,6 +301,8 @@ def test_values_of_a_config_become_their_types(name, given, expected):
     [
         ("number", "3", "a number"),
         ("number", True, "a number"),
+        ("number", 10**400, "a number"),
+        ("limit", 10**400, "a number or null"),
         ("count", "3", "int"),
         ("count", 3.5, "int"),
         ("count", True, "int"),

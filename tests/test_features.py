@@ -79,7 +79,7 @@ def test_features_of_a_split_are_those_of_keras(tiny_run, tiny_folder, tmp_path)
 
 
 def test_npy_has_the_same_numbers_and_says_what_they_are(
-    tiny_run, tiny_folder, tmp_path, capsys
+    tiny_run, tmp_path, capsys, monkeypatch
 ):
     tmp_path = tmp_path / "[b]x"
     layers = ("global_pool", "slow")
@@ -101,6 +101,14 @@ def test_npy_has_the_same_numbers_and_says_what_they_are(
     assert about["names"] == one.names
     assert about["labels"] == one.labels
     assert not list(tmp_path.glob(".*"))
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("worklab.feature_extraction.write_json", stop)
+    with pytest.raises(KeyboardInterrupt):
+        extract(tiny_run, tmp_path, output="f.npy", split="valid")
+    assert not (tmp_path / "f.npy.json").exists()  # it was about other features
 
 
 def test_pooling_averages_over_space_alone(tiny_run, tmp_path):
@@ -138,6 +146,8 @@ def test_skipped_images_have_rows_of_nan(tiny_run, tiny_folder, tmp_path, output
     folder.mkdir()
     for number in range(7):
         shutil.copy(tiny_folder / f"{number}.png", folder)
+    place = os.path.join(os.fsencode(folder), b"4\xff.png")  # a name that is no Unicode
+    os.rename(folder / "4.png", place)
     bad = [0, 3, 5, 6]  # first, within, and last, of batches of three
     for number in bad:
         (folder / f"{number}.png").write_bytes(b"torn")
@@ -153,7 +163,12 @@ def test_skipped_images_have_rows_of_nan(tiny_run, tiny_folder, tmp_path, output
     assert [Path(name).name for name in found.skipped] == [f"{n}.png" for n in bad]
     assert len(found.names) == 7
     path = tmp_path / output
-    array = np.load(path) if output == "f.npy" else h5py.File(path)["global_pool"][:]
+    if output == "f.npy":
+        array = np.load(path)
+    else:
+        with h5py.File(path) as file:
+            array = file["global_pool"][:]
+            assert file["names"].asstr()[4] == f"{folder}/4\\udcff.png"
     assert np.isnan(array).all(axis=1).tolist() == [n in bad for n in range(7)]
     good = [f"{n}.png" for n in range(7) if n not in bad]
     np.testing.assert_allclose(

@@ -119,6 +119,13 @@ def test_numbers_of_a_list_come_with_the_images(photos):
         ImageReader([photos / "a.csv", photos / "2.PNG"], CLASS_NAMES)
 
 
+@pytest.mark.parametrize("wrong", [["x", 1], [[1]], [10**400], 3, "1"])
+def test_what_is_no_list_of_numbers_is_an_error(wrong, photos):
+    (photos / "a.json").write_text(json.dumps([{"image": "a", "features": wrong}]))
+    with pytest.raises(ValueError, match=r"/a` must have as many `features`.*Received"):
+        ImageReader([photos / "a.json"], CLASS_NAMES)
+
+
 def test_what_is_no_list_and_no_image_is_an_error(photos):
     with pytest.raises(FileNotFoundError, match=r"that are there.*nowhere"):
         names([photos / "nowhere"])
@@ -129,6 +136,7 @@ def test_what_is_no_list_and_no_image_is_an_error(photos):
         names([photos / "empty"])
     wrong = {
         "a.json": ("[1]", "is no list of images: write.*Received: 1"),
+        "a0.json": ('["a\\u0000.png"]', r"is no list of images.*'a\\x00.png'"),
         "b.json": ("[", "is not a list in UTF-8.*Expecting value"),
         "c.csv": ("file\na.png\n", "is no list of images.*'file': 'a.png'"),
     }
@@ -234,6 +242,14 @@ def test_standard_output_is_a_table_and_nothing_else(run, photos):
         str(photos / "a/0.png"),
         str(photos / "a/b/1.png"),
     ]
+
+
+def test_name_that_is_no_unicode_is_escaped(run, photos, capsys):
+    place = os.path.join(os.fsencode(photos / "a"), b"\xff.png")
+    shutil.move(photos / "a/0.png", place)
+    predict.main(predict.Options(images=(photos / "a",), run=run))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].split(",")[0] == f"{photos}/a/\\udcff.png"
 
 
 def test_mistakes_are_named_before_anything_is_computed(run, photos, tmp_path):

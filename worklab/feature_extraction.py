@@ -161,12 +161,15 @@ def extract_features(
     with write(found) as append:
         for rows in _all_rows(outputs_of(compute, reader, session), found):
             append(rows)
+        about = path.with_name(f"{path.name}.json")
+        if write is _npy:  # what it says is not of the new files
+            about.unlink(missing_ok=True)
     found = dataclasses.replace(found, skipped=list(reader.skipped))
     if write is _npy:
         content = {k: v for k, v in vars(found).items() if k != "paths"}
         files = [each.name for each in found.paths]
         content |= {"run": str(found.run), "files": files, "pool": pool}
-        write_json(path.with_name(f"{path.name}.json"), content)
+        write_json(about, content)
     return found
 
 
@@ -269,7 +272,8 @@ def _hdf5(found: Features) -> Iterator[_Append]:
         with writing(path):
             file = stack.enter_context(h5py.File(temporary, "w"))
             text = h5py.string_dtype()
-            file.create_dataset("names", data=found.names, dtype=text)
+            names = list(map(_as_unicode, found.names))
+            file.create_dataset("names", data=names, dtype=text)
             file.create_dataset("labels", data=np.array(found.labels, np.int64))
             file.create_dataset("class_names", data=found.class_names, dtype=text)
             datasets = {}
@@ -277,7 +281,8 @@ def _hdf5(found: Features) -> Iterator[_Append]:
                 datasets[name] = file.create_dataset(
                     name.replace("/", "."), (len(found.names), *shape), np.float32
                 )
-                about = {"run": str(found.run), "step": found.step, "layer": name}
+                run = _as_unicode(str(found.run))
+                about = {"run": run, "step": found.step, "layer": name}
                 datasets[name].attrs.update(about)
         start = 0
 
@@ -290,6 +295,11 @@ def _hdf5(found: Features) -> Iterator[_Append]:
         yield _explained(append, found)
         with writing(path):
             file.flush()
+
+
+def _as_unicode(name: str) -> str:
+    # A file name that is not Unicode has lone surrogates: escaped, as JSON does.
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _explained(append: _Append, found: Features) -> _Append:

@@ -211,7 +211,7 @@ def _from_json(
             continue
         try:
             found[name] = _typed(hint, value)
-        except TypeError:
+        except (TypeError, OverflowError):  # an integer may be no float
             raise ValueError(
                 f"`{full_name}` must be {_describe(hint)}. "
                 f"Received: {full_name}={value!r}"

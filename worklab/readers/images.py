@@ -86,7 +86,7 @@ def find_images(place: Path) -> Iterator[_Found]:
         for entry in _entries(place):
             fields = dict(entry) if isinstance(entry, dict) else {"image": entry}
             path = fields.pop("image", None)
-            if not isinstance(path, str) or not path.strip():
+            if not isinstance(path, str) or not path.strip() or "\0" in path:
                 raise ValueError(
                     f"`{place}` is no list of images: write {_FORMS}, a CSV file with "
                     "a column `image`, or a text file with a path on each line. "
@@ -152,15 +152,25 @@ def _as_array(features: list[Any], records: list[Record]) -> np.ndarray | None:
     """Return the numbers that go with each image, where lists have them.
 
     Raises:
-        ValueError: If some have none, or another number of them.
+        ValueError: If some have none, another number of them, or no numbers.
     """
-    given = [each for each in features if each is not None]
-    if not given:
+    if all(each is None for each in features):
         return None
-    for each, record in zip(features, records, strict=True):
-        if not isinstance(each, list) or len(each) != len(given[0]):
+    rows = list(map(_numbers, features))
+    count = len(next((row for row in rows if row is not None), ()))
+    for row, each, record in zip(rows, features, records, strict=True):
+        if row is None or len(row) != count:
             raise ValueError(
                 f"`{record.path}` must have as many `features` as the other images, "
-                f"{len(given[0])} numbers in its list. Received: features={each!r:.80}"
+                f"{count} numbers in its list. Received: features={each!r:.80}"
             )
-    return np.array(features, np.float32)
+    return np.array(rows)
+
+
+def _numbers(value: Any) -> np.ndarray | None:
+    """Return a list of numbers as an array, or None if it is none."""
+    try:
+        row = np.array(value, np.float32) if isinstance(value, list) else None
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return None if row is None or row.ndim != 1 else row
