@@ -85,9 +85,10 @@ def main(options: Options) -> RangeTest:
     """
     console = make_console()
     find_rates(options.find)  # says what is wrong before any work
-    compare_with_run(options.run, resolve(options))
+    resolved = resolve(options)
+    compare_with_run(options.run, resolved)
     with Session(options.run, options.session, alone=True) as session, session.trial():
-        found = find(session, resolve(options), console)
+        found = find(session, resolved, console)
     save_range_test(found, options.run / "find_lr")
     show(console, found, options)
     return found

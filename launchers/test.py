@@ -53,11 +53,11 @@ def main(options: Options) -> TestResult:
         The newest result; all have been saved.
 
     Raises:
-        ValueError: If an option does not go with `every`.
+        ValueError: If an option does not go with `every`, or not without it.
     """
+    check_watching(options)
     console = Console(soft_wrap=True)
     if options.every is not None:
-        check_watching(options)
         show = functools.partial(print_plainly, console)
         wait_for_run(options.run, min(options.every, 1.0), show)
     setup = read_run(options.run, data_folder=options.data_folder)
@@ -108,12 +108,19 @@ def keep_testing(tester: Tester, options: Options, console: Console) -> TestResu
 
 
 def check_watching(options: Options) -> None:
-    """Refuse what does not go with `every`.
+    """Refuse what does not go with `every`, or not without it.
 
     Raises:
         ValueError: If there is something.
     """
-    if options.every is not None and not options.every > 0:
+    if options.every is None:
+        if options.follow:
+            raise ValueError(
+                "`--follow` goes with `--every`, the seconds between two tests. "
+                "Received: follow=True, every=None"
+            )
+        return
+    if not options.every > 0:
         raise ValueError(
             f"`every` must be above 0 seconds. Received: every={options.every}"
         )

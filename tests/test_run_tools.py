@@ -283,8 +283,8 @@ def test_show_has_everything_of_a_run(made, tools):
 
 
 def test_notes_cannot_command_the_terminal(runs, tools):
-    (runs / "patience/notes.md").write_text("caf\u00e9 \x1b[2J\n")
-    assert "caf\u00e9 \ufffd[2J" in tools("show", runs / "patience")
+    (runs / "patience/notes.md").write_text("caf\u00e9 \x1b[2J\n\tx\n")
+    assert "caf\u00e9 \ufffd[2J\n    x" in tools("show", runs / "patience")
 
 
 def test_runs_are_listed_without_tensorflow(made):

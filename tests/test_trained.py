@@ -179,3 +179,5 @@ def test_options_that_do_not_go_with_every_are_errors(tmp_path):
             test_launcher.main(options)
     with pytest.raises(ValueError, match=r"above 0 seconds\. Received: every=0"):
         test_launcher.main(test_launcher.Options(tmp_path, every=0))
+    with pytest.raises(ValueError, match=r"goes with `--every`.*Received: follow=True"):
+        test_launcher.main(test_launcher.Options(tmp_path, follow=True))

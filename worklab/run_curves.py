@@ -16,6 +16,7 @@ from worklab.printing import plain, print_plainly, wide_console
 from worklab.run_summaries import (
     Points,
     RunSummary,
+    format_number,
     read_curves,
     read_record,
     summarise,
@@ -227,7 +228,7 @@ def _final_numbers(summaries: Sequence[RunSummary], names: Sequence[str]) -> Tab
             (each.test_loss, ".4f"),
             (each.test_accuracy, ".2%"),
         )
-        cells = ("" if n is None else format(n, form) for n, form in numbers)
+        cells = (format_number(n, form) for n, form in numbers)
         best = "" if each.best_step is None else str(each.best_step)
         table.add_row(Text(plain(name)), each.state, str(each.step), best, *cells)
     return table

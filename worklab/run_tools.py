@@ -42,8 +42,6 @@ from worklab.run_summaries import (
     summarise,
 )
 
-# As the session's, which cannot be imported without TensorFlow.
-
 # Columns of options beside each other; `--options` chooses among more.
 _MOST_OPTIONS = 5
 _OPTION_WIDTH = 24
@@ -213,7 +211,7 @@ def show(run: tyro.conf.Positional[Path], /) -> None:
     notes = run / "notes.md"
     if notes.exists():
         for line in notes.read_text(encoding="utf-8").rstrip().splitlines():
-            print_plainly(console, line)
+            print_plainly(console, line.expandtabs(4))
 
 
 def _describe_code(run: Path, record: Mapping[str, Any]) -> str:
