@@ -133,6 +133,7 @@ def test_changed_options_are_logged(tmp_path, tiny_folder, caplog, monkeypatch):
 @pytest.fixture
 def project(network_file):
     """A committed project with a network."""
+    (network_file.parent / "table.bin").write_bytes(b"\0\1")
     git(network_file.parent, "init", "--quiet")
     commit(network_file.parent)
     return network_file
@@ -181,6 +182,7 @@ def test_record_says_what_a_run_was_started_with(tmp_path, tiny_folder, project)
     assert content["data"]["test"] is not None
     assert {"processor", "cores", "memory_gigabytes", "gpus"} < {*content["machine"]}
     (project.parent / "helper_of_my_network.py").write_text("WIDTH = 5\n")
+    (project.parent / "table.bin").write_bytes(b"\0\2")
     write_run(Session(run), given, network, reader)
     again = json.loads((run / "run.json").read_text())
     assert again["started"] == content["started"]
@@ -191,11 +193,15 @@ def test_record_says_what_a_run_was_started_with(tmp_path, tiny_folder, project)
     (tmp_path / "own.diff").write_text(changes.split("# worklab:")[0])
     git(project.parent, "apply", tmp_path / "own.diff")
     assert "5" in (project.parent / "helper_of_my_network.py").read_text()
+    assert (project.parent / "table.bin").read_bytes() == b"\0\2"
 
 
 def test_changes_are_only_there_where_something_is_changed(project):
     revisions, changes = describe_code({"network": project})
     assert (len(revisions["network"]), changes) == (40, "")
+    git(project.parent, "tag", "-a", "v1", "-m", "a")
+    tagged, _ = describe_code({"network": project})
+    assert tagged["network"] == f"v1-0-g{revisions['network']}"
     project.write_text("x\n" * provenance.CHANGES_BYTES)
     revisions, changes = describe_code({"network": project})
     assert revisions["network"].endswith("-dirty")

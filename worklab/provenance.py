@@ -119,11 +119,12 @@ def _find_root(file: Path) -> Path | None:
 
 
 def _describe_project(root: Path) -> tuple[str | None, str]:
-    revision = _git(root, "describe", "--always", "--abbrev=40")
+    revision = _git(root, "describe", "--always", "--long", "--abbrev=40")
     if revision is None:  # nothing is committed yet
         return None, ""
     words = (
-        "diff --no-color --no-ext-diff --no-textconv --src-prefix=a/ --dst-prefix=b/"
+        "diff --binary --no-color --no-ext-diff --no-textconv "
+        "--src-prefix=a/ --dst-prefix=b/"
     )
     changes = _git(root, *words.split(), "HEAD")
     if changes is None:
