@@ -138,7 +138,8 @@ def test_what_is_no_list_and_no_image_is_an_error(photos):
         "a.json": ("[1]", "is no list of images: write.*Received: 1"),
         "a0.json": ('["a\\u0000.png"]', r"is no list of images.*'a\\x00.png'"),
         "b.json": ("[", "is not a list in UTF-8.*Expecting value"),
-        "c.csv": ("file\na.png\n", "is no list of images.*'file': 'a.png'"),
+        "c.csv": ("file\na.png\n", r"among them `image`\. Received: \['file'\]"),
+        "d.csv": ("image,label\na.png\n", "entry 1.*another number of columns"),
     }
     for name, (text, message) in wrong.items():
         (photos / name).write_text(text)

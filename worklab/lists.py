@@ -113,7 +113,18 @@ def read_list(list_path: Path, class_names: Sequence[str]) -> list[Record]:
     ]
 
 
-def _load_table(path: Path) -> list[dict[str, Any]]:
+def read_table(path: Path, *needed: str) -> list[dict[str, str]]:
+    """Return the rows of a table, by the names of their columns.
+
+    Args:
+        path: A file whose suffix is in `TABLES`.
+        *needed: Columns that there must be.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        ValueError: If it is no table in UTF-8, a column is missing or has the name of
+            another, or a row has another number of columns.
+    """
     _refuse_missing(path)
     delimiter = TABLES[path.suffix.lower()]
     try:
@@ -125,17 +136,23 @@ def _load_table(path: Path) -> list[dict[str, Any]]:
             f"`{path}` is not a CSV file in UTF-8 ({error}). Save it as one. "
             f"Received: {path}"
         ) from error
-    if not {"image", "label"} <= set(columns) or len(set(columns)) < len(columns):
+    if not {*needed} <= set(columns) or len(set(columns)) < len(columns):
         raise ValueError(
             f"`{path}` must name its columns in the first line, each once, among them "
-            f"`image` and `label`. Received: {columns!r:.80}"
+            f"{' and '.join(f'`{each}`' for each in needed)}. "
+            f"Received: {columns!r:.80}"
         )
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():
             raise ValueError(
-                f"`{path}`, entry {number} ({row['image']!r}), has another number of "
-                f"columns than the first line. Mend it. Received: {row!r:.80}"
+                f"`{path}`, entry {number}, has another number of columns than the "
+                f"first line. Mend it. Received: {row!r:.80}"
             )
+    return rows
+
+
+def _load_table(path: Path) -> list[dict[str, Any]]:
+    rows = read_table(path, "image", "label")
     numbers = all(re.fullmatch(r"\d+", row["label"].strip()) for row in rows)
     return [
         {name: _cell(text) for name, text in row.items()}

@@ -1,6 +1,5 @@
 """ImageReader: images of which nothing is known, from files, folders and lists."""
 
-import csv
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,7 @@ import numpy as np
 
 from worklab.bad_files import BadFiles
 from worklab.list_making import IMAGE_SUFFIXES
-from worklab.lists import TABLES, Record
+from worklab.lists import TABLES, Record, read_table
 from worklab.readers.files import FileReader
 
 _FORMS = '`["a.png", ...]`, `{"a.png": label, ...}` or `[{"image": "a.png"}, ...]`'
@@ -114,13 +113,13 @@ def _images_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator
 
 def _entries(path: Path) -> Sequence[Any]:
     try:
+        if path.suffix.lower() in TABLES:
+            return _rows(path)
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".txt":
             return [line.strip() for line in text.splitlines() if line.strip()]
-        if path.suffix.lower() in TABLES:
-            return _rows(text, TABLES[path.suffix.lower()])
         content = json.loads(text)
-    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(
             f"`{path}` is not a list in UTF-8: mend it. Received: {error}"
         ) from error
@@ -129,12 +128,11 @@ def _entries(path: Path) -> Sequence[Any]:
     return content if isinstance(content, list) else [content]
 
 
-def _rows(text: str, delimiter: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for row in csv.DictReader(text.splitlines(), delimiter=delimiter, strict=True):
-        rows.append({name: value for name, value in row.items() if name})
+def _rows(path: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = [dict(row) for row in read_table(path, "image")]
+    for row in rows:
         if "features" in row:
-            rows[-1]["features"] = json.loads(row["features"] or "null")
+            row["features"] = json.loads(row["features"] or "null")
     return rows
 
 
