@@ -179,7 +179,6 @@ def test_nan_at_the_end_changes_no_suggestion():
 @pytest.mark.parametrize(
     ("losses", "why"),
     [
-        ([2.0], r"too short, 1 of 101 rates were tried: take.*--find.num-steps 200"),
         (
             [2.0, np.nan],
             r"too short, 2 of 101.*lower \(`--find.start 1e-09`\), or take",
@@ -196,6 +195,12 @@ def test_curve_that_says_nothing_gives_no_number_but_a_reason(losses, why):
     assert found.suggestions == dict.fromkeys(RULES)
     with pytest.raises(AssertionError, match=why):
         raise AssertionError(found.why_none())
+
+
+def test_whole_test_of_few_rates_need_not_start_lower():
+    why = evaluate(FindOptions(num_steps=1), 0, array(2, 2)).why_none()
+    assert "too short, 2 of 2 rates were tried: take smaller steps" in why
+    assert "--find.num-steps 100" in why
 
 
 def test_rule_that_finds_nothing_says_so():
