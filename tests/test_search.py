@@ -345,11 +345,15 @@ def test_search_without_a_complete_trial_is_an_error(searched, monkeypatch):
         ("optimizer.name=sdg", "one of 'sgd', .*Received: 'sdg'"),
         ("data.valid=a,b", "`data.valid` cannot be searched"),
         ("patience.patience=1.5,2", "takes int. Received: 1.5"),
-        ("optimizer.name=1:2", "a range is one of numbers"),
+        ("reader.channels=true,3", "one of .*Received: True"),
+        ("optimizer.name=1:2", "a range is one of finite numbers"),
+        ("hyper=null:3", "a range is one of finite numbers.*Received: .*None"),
+        ("hyper=1:Infinity", "a range is one of finite numbers.*Received: .*inf"),
+        ("hyper=1:2:1:9", "each word of.*Received: 'hyper=1:2:1:9'"),
         ("hyper=3:1", "`low` is below `high`"),
         ("hyper=0:1:log", "`log` wants `low` above 0"),
         ("hyper=0:1:0", "`step` is above 0"),
-        ("hyper=0:1:often", "a range is one of numbers"),
+        ("hyper=0:1:often", "a range is one of finite numbers"),
         ("absent.json", r"wants a JSON file.*Received: 'absent.json' \(.*No such"),
     ],
 )
@@ -379,6 +383,26 @@ def test_space_is_read_from_a_file_and_set_in_the_options(tmp_path, trained):
     free = read_space(("layers.weight_decay=0:1",), train_with_patience.Options)
     with pytest.raises(ValueError, match="a grid wants choices"):
         grid(free)
+
+
+def test_choices_of_a_file_have_the_type_of_the_option(tmp_path):
+    path = tmp_path / "space.json"
+    path.write_text('{"layers.lr_mult": [{"stem": 2}, {"stem": "a"}]}')
+    with pytest.raises(ValueError, match=r"`layers.lr_mult` takes names.*'stem': 'a'"):
+        read_space((str(path),), train_with_patience.Options)
+
+
+def test_grid_of_tenths_ends(tmp_path):
+    words = ("hyper=0.1:0.3:0.1", "patience.patience=1:2")
+    space = read_space(words, train_with_patience.Options)
+    study = Study(tmp_path, space, SearchOptions(space=words, sampler="grid"))
+    points = []
+    while (taken := study.take()) is not None:
+        trial, lock = taken
+        points.append(tuple(trial.values.values()))
+        study.finish(trial.number, Outcome("failed"))
+        lock.release()
+    assert points == [(0.1, 1), (0.1, 2), (0.2, 1), (0.2, 2), (0.3, 1), (0.3, 2)]
 
 
 @pytest.mark.parametrize(
