@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from launchers import train_with_hyper, train_with_patience
-from worklab import Network, search
+from worklab import Network, search, trial_process
 from worklab.checkpoints import digest, list_steps, load_checkpoint
 from worklab.cli import options_to_json
 from worklab.files import write_json
+from worklab.locks import RunLock
 from worklab.networks.digits import PlainDigitsNetwork
 from worklab.options import (
     DataOptions,
@@ -27,6 +28,7 @@ from worklab.options import (
     RestoreOptions,
     ScheduleOptions,
     SearchOptions,
+    SessionOptions,
 )
 from worklab.pretrained import import_weights
 from worklab.pretrained.files import write_weights
@@ -104,6 +106,11 @@ def test_weights_of_another_width_are_taken_where_they_fit(tmp_path):
     assert rows["stem/conv/kernel"].action == "copied"
     assert rows["wide/conv/kernel"].action == "initialised"
     assert "shape (3, 3, 4, 2) in the file, (3, 3, 4, 3)" in str(report)
+    exclude = RestoreOptions(rule="names", exclude=("stem",))
+    rows = {row.variable: row for row in import_weights(large, path, exclude).rows}
+    assert rows["stem/conv/kernel"].action == "skipped"
+    with pytest.raises(ValueError, match="`exclude` names a scope.*nearest"):
+        import_weights(large, path, RestoreOptions(rule="names", exclude=("stam",)))
     other = TinyNetwork(4, image_shape=(8, 8, 3))
     with pytest.raises(ValueError, match="no variable of the network has its name"):
         import_weights(other, path, RestoreOptions(rule="names"))
@@ -392,6 +399,86 @@ def test_choices_of_a_file_have_the_type_of_the_option(tmp_path):
         read_space((str(path),), train_with_patience.Options)
 
 
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"num_trials": 0}, "`num_trials` must be at least 1. Received: num_trials=0"),
+        ({"sampler": "grid"}, "a grid wants choices"),
+    ],
+)
+def test_wrong_first_command_does_not_refuse_the_mended_one(searched, settings, match):
+    options = searched(space=("hyper=1:4",), **settings)
+    with pytest.raises(ValueError, match=match):
+        train_with_hyper.main(options)
+    assert not options.run.exists()
+
+
+def test_wrong_time_limit_leaves_nothing(searched):
+    options = dataclasses.replace(searched(), session=SessionOptions(time_limit=0.0))
+    with pytest.raises(ValueError, match="`time_limit` must be above 0"):
+        train_with_hyper.main(options)
+    assert not options.run.exists()
+
+
+def test_network_of_a_notebook_is_refused(searched, notebook):
+    notebook.run("from worklab import Network\nclass Mine(Network): pass")
+    options = dataclasses.replace(searched(), network="__main__:Mine")
+    with pytest.raises(ValueError, match="write it to a file. Received: .*Mine"):
+        train_with_hyper.main(options)
+    assert not options.run.exists()
+
+
+def test_option_that_was_taken_away_is_another_option(searched, monkeypatch):
+    Trainings(monkeypatch)
+    options = searched()
+    weighted = dataclasses.replace(options.reader, class_weights={"a": 2.0})
+    train_with_hyper.main(dataclasses.replace(options, reader=weighted))
+    (options.run / "result.json").unlink()
+    with pytest.raises(ValueError, match=r"Received: `reader.class_weights.a` was 2.0"):
+        train_with_hyper.main(options)
+
+
+def test_near_values_have_folders_of_their_own(searched, monkeypatch):
+    trainings = Trainings(monkeypatch)
+    train_with_hyper.main(searched(start=1e6))
+    assert trainings.runs == ["hyper-1000000", "hyper-1000001"]
+
+
+def test_disk_error_at_the_start_of_a_trial_is_not_its_failure(trained, monkeypatch):
+    trained.run.write_text("a file")
+    signals = StopSignals()
+    outcome = run_trial(train_with_patience.main, trained, signals=signals)
+    assert outcome.state == "broken"
+    monkeypatch.setattr(trial_process, "_ORPHAN_SECONDS", 0)
+    run = trained.run.with_name("used")
+    lock = RunLock(run)
+    with pytest.raises(TimeoutError, match="still in use.*Received: "):
+        trial_process._wait_for_orphan(run)
+    lock.release()
+
+
+def test_result_of_ray_is_shown_once(searched, monkeypatch):
+    """Also where it has fewer trials than were wanted."""
+
+    def search_on_ray(launcher, options, signals):
+        calls.append(launcher)
+        if options.search.workers:
+            best = trials[0] | {"state": "complete", "loss": 1.0, "best_step": 1}
+            write_json(
+                options.run / "result.json",
+                TESTED | {"best": best, "trials": [best], "num_wanted": 1},
+            )
+
+    calls = []
+    trials = [{"number": 0, "run": "trials/0000", "values": {"hyper": 1}}]
+    monkeypatch.setattr(train_with_hyper, "search_on_ray", search_on_ray)
+    settings = {"space": ("hyper=1,2",), "engine": "ray", "num_trials": 2}
+    with pytest.raises(RuntimeError, match="no worker.*search.workers=0"):
+        train_with_hyper.main(searched(workers=0, **settings))
+    assert train_with_hyper.main(searched(**settings))["num_wanted"] == 1
+    assert len(calls) == 2
+
+
 def test_grid_of_tenths_ends(tmp_path):
     words = ("hyper=0.1:0.3:0.1", "patience.patience=1:2")
     space = read_space(words, train_with_patience.Options)
@@ -473,3 +560,4 @@ def test_optuna_that_is_not_installed_is_an_error(searched, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(RuntimeError, match=r"worklab\[search\].*Received: "):
         train_with_hyper.main(searched(space=("hyper=1,2,3",)))
+    assert not searched().run.exists()

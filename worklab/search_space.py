@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from worklab.option_files import describe, options_from_json, options_to_json, typed
+from worklab.options import SearchOptions
 
 Options = TypeVar("Options")
 
@@ -114,6 +115,21 @@ def grid(space: Space) -> list[dict[str, Any]]:
     return [
         dict(zip(space, point, strict=True)) for point in itertools.product(*values)
     ]
+
+
+def check_space(space: Space, options: SearchOptions) -> None:
+    """Check the numbers of a search in a space.
+
+    Raises:
+        ValueError: If there are no trials to be made, or a grid has no steps.
+    """
+    if options.num_trials is not None and options.num_trials < 1:
+        raise ValueError(
+            "`num_trials` must be at least 1. "
+            f"Received: num_trials={options.num_trials}"
+        )
+    if options.sampler == "grid":
+        grid(space)
 
 
 def space_to_json(space: Space) -> dict[str, Any]:
