@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -307,6 +308,37 @@ def test_two_processes_share_the_trials(searched, tmp_path):
     assert one.take() is two.take() is None
 
 
+def _share(run, barrier, done):
+    words = ("hyper=1:12:1",)
+    space = read_space(words, train_with_patience.Options)
+    study = Study(run, space, SearchOptions(space=words, sampler="grid"))
+    barrier.wait()
+    numbers = []
+    while (taken := study.take()) is not None:
+        trial, lock = taken
+        with lock:
+            time.sleep(0.02)  # a training
+            numbers.append(trial.number)
+            result = {"best_step": 1, "best_valid_loss": 1.0}
+            study.finish(trial.number, Outcome("complete", result))
+    done.put(numbers)
+
+
+def test_processes_of_their_own_share_the_trials(tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(trial_process._PRELOADED)
+    settings = (tmp_path, context.Barrier(2), context.Queue())
+    processes = [context.Process(target=_share, args=settings) for _ in range(2)]
+    for process in processes:
+        process.start()
+    one, two = (settings[-1].get(timeout=60) for _ in processes)
+    for process in processes:
+        process.join()
+    assert one
+    assert two
+    assert sorted(one + two) == list(range(12))
+
+
 def test_trial_in_a_process_of_its_own(trained):
     """Its result, its validations, and its death."""
     seen = []
@@ -336,6 +368,31 @@ def _defect(options, **settings):
 
 def _disk_full(options, **settings):
     raise OSError("full. Received: nothing")
+
+
+def test_signal_of_a_search_stops_its_trial_with_a_checkpoint(trained):
+    signals = StopSignals()
+
+    def stop(step, loss):
+        signals._number = signal.SIGTERM
+        return False
+
+    outcome = run_trial(
+        train_with_patience.main, trained, signals=signals, on_validation=stop
+    )
+    assert outcome.state == "stopped"
+    assert list_steps(trained.run / "checkpoints")
+
+
+def test_time_limit_ends_a_search_and_the_same_command_goes_on(searched):
+    settings = {"space": ("hyper=2,3",), "sampler": "grid"}
+    whole = train_with_hyper.main(searched("whole", **settings))
+    options = searched(**settings)
+    limited = dataclasses.replace(options, session=SessionOptions(time_limit=0.5))
+    with pytest.raises(SystemExit, match="143"):
+        train_with_hyper.main(limited)
+    assert not (options.run / "result.json").exists()
+    assert train_with_hyper.main(options) == whole
 
 
 def test_search_without_a_complete_trial_is_an_error(searched, monkeypatch):
@@ -508,17 +565,26 @@ def test_wrong_numbers_of_a_search_are_errors(searched, settings, match):
 
 @pytest.mark.stress
 @pytest.mark.timeout(600)
-def test_search_killed_twice_has_the_answer_of_one_that_was_not(tmp_path, figures):
-    """Three widths on digits, in processes of their own."""
+@pytest.mark.parametrize(
+    ("search_words", "trials"),
+    [
+        ("--search.space hyper=2,4,8 --search.sampler grid", ("0000", "0001")),
+        ("--search.start 2 --search.factor 2", ("hyper-2", "hyper-4")),
+    ],
+)
+def test_search_killed_twice_has_the_answer_of_one_that_was_not(
+    tmp_path, figures, search_words, trials
+):
+    """Widths on digits, in processes of their own."""
     load_script(ROOT / "data/make_digits.py").make_digits(tmp_path / "digits")
     words = [sys.executable, str(ROOT / "launchers/train_with_hyper.py")]
     words += ["--data.folder", str(tmp_path / "digits"), "--patience.valid-every", "25"]
     words += ["--patience.patience", "2", "--patience.max-decays", "0"]
-    words += ["--search.space", "hyper=2,4,8", "--search.sampler", "grid", "--run"]
+    words += [*search_words.split(), "--run"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([*words, str(whole)], check=True, env=environment)
-    for trial, step in (("0000", 25), ("0001", 50)):
+    for trial, step in zip(trials, (25, 50), strict=True):
         with subprocess.Popen([*words, str(killed)], env=environment) as process:
             folder = killed / f"trials/{trial}/checkpoints"
             deadline = time.monotonic() + 200
