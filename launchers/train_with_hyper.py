@@ -27,12 +27,13 @@ from launchers import train_with_patience  # noqa: E402
 from worklab import cli  # noqa: E402
 from worklab.cluster import read_cluster  # noqa: E402
 from worklab.console import make_console, show_statistics  # noqa: E402
+from worklab.network_source import find_file  # noqa: E402
 from worklab.options import SearchOptions  # noqa: E402
 from worklab.ray_search import search_on_ray  # noqa: E402
 from worklab.runs import load_network_class, read_result  # noqa: E402
 from worklab.search import Search, begin, check_hyper  # noqa: E402
 from worklab.search_page import write_hyper_page, write_study_page  # noqa: E402
-from worklab.search_space import read_space  # noqa: E402
+from worklab.search_space import check_space, read_space  # noqa: E402
 from worklab.trials import show_trials, trials_from_json  # noqa: E402
 
 
@@ -60,6 +61,7 @@ def main(options: Options) -> dict[str, Any]:
 
     Raises:
         ValueError: If an option does not suit a search.
+        RuntimeError: If all trials have failed, or a worker has.
     """
     console = make_console()
     settings = options.search
@@ -74,7 +76,7 @@ def main(options: Options) -> dict[str, Any]:
             "a search divides its trials among processes, not their batches: start the "
             "same command without `TF_CONFIG`. Received: TF_CONFIG"
         )
-    load_network_class(options.network)  # before anything starts
+    refuse_notebook(options.network)  # before anything starts
     trial_options = train_with_patience.Options(
         **{
             field.name: getattr(options, field.name)
@@ -82,22 +84,31 @@ def main(options: Options) -> dict[str, Any]:
         }
     )
     space = read_space(settings.space, type(trial_options)) if settings.space else {}
-    if not space:
+    if space:
+        check_space(space, settings)
+    else:
         check_hyper(settings, options.hyper)
-    begin(options, space)
+    if space and settings.engine == "local":
+        from worklab.study import Study  # Optuna is an extra
     search = Search(
         options.run,
         train_with_patience.main,
         trial_options,
         time_limit=options.session.time_limit,
     )
+    begin(options, space)  # last, as a wrong command is not to leave anything
     with search:
         if settings.engine == "ray":
             search_on_ray("launchers.train_with_hyper", options, search.signals)
-            return main(options)  # which shows the result
+            result = read_result(options.run)
+            if result is None:
+                raise RuntimeError(
+                    "no worker has ended the search. Give at least one. "
+                    f"Received: search.workers={settings.workers}"
+                )
+            show_result(console, options.run, result)
+            return result
         if space:
-            from worklab.study import Study  # Optuna is an extra
-
             study = Study(
                 options.run,
                 space,
@@ -114,6 +125,19 @@ def main(options: Options) -> dict[str, Any]:
         result = search.conclude(trials, num_wanted)
     show_result(console, options.run, result)
     return result
+
+
+def refuse_notebook(network: str) -> None:
+    """Check that other processes can import a network, as trials must.
+
+    Raises:
+        ValueError: If it cannot be imported, or is of a notebook.
+    """
+    if find_file(load_network_class(network)) is None:
+        raise ValueError(
+            "a search trains in other processes, which do not see a notebook's class; "
+            f"write it to a file. Received: network={network!r}"
+        )
 
 
 def show_result(console: Console, run: Path, result: dict[str, Any]) -> None:

@@ -121,6 +121,7 @@ class Notebook:
 def notebook(monkeypatch) -> Notebook:
     notebook = Notebook()
     monkeypatch.setitem(sys.modules, "__main__", notebook.module)
+    monkeypatch.setattr(linecache, "cache", dict(linecache.cache))  # others' cells
     return notebook
 
 

@@ -109,6 +109,29 @@ def test_network_whose_text_nobody_keeps_trains_with_a_warning(
     assert "the source of Mine is not known" in caplog.text
 
 
+def test_classes_without_methods_are_kept_and_what_cannot_be_is_named(notebook, caplog):
+    for cell in (
+        "from dataclasses import dataclass\nfrom worklab import Network\n",
+        "class Widths:\n    first = 4\n",
+        "@dataclass\nclass Depths:\n    second: int = 3\n",
+        "images, LOST, cut = object(), object(), lambda x: x\n",
+        """
+class Mine(Network):
+    def _construct(self, images):
+        x = cut(self.conv_block(images, Widths.first, Depths().second))
+        print(LOST)
+        return self.full_layer(self.global_pool(x), self.num_classes, scope="logits")
+""",
+    ):
+        notebook.run(cell)
+    source = find_source(notebook.names["Mine"])
+    assert "class Widths:\n    first = 4" in source
+    assert "@dataclass\nclass Depths:" in source
+    lost = [record.args[0] for record in caplog.records]
+    assert sorted(lost) == ["LOST", "cut"]
+    assert "the run's copy of the network lacks it" in caplog.text
+
+
 def test_class_in_place_of_its_name_is_an_error_that_says_how(cells):
     with pytest.raises(ValueError, match=r"`__main__:MyNetwork`. Received: <class"):
         load_network_class(cells.names["Mine"])

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,10 +16,11 @@ import numpy as np
 import pytest
 
 from launchers import train_with_hyper, train_with_patience
-from worklab import Network, search
+from worklab import Network, search, trial_process
 from worklab.checkpoints import digest, list_steps, load_checkpoint
 from worklab.cli import options_to_json
 from worklab.files import write_json
+from worklab.locks import RunLock
 from worklab.networks.digits import PlainDigitsNetwork
 from worklab.options import (
     DataOptions,
@@ -27,6 +29,7 @@ from worklab.options import (
     RestoreOptions,
     ScheduleOptions,
     SearchOptions,
+    SessionOptions,
 )
 from worklab.pretrained import import_weights
 from worklab.pretrained.files import write_weights
@@ -104,6 +107,11 @@ def test_weights_of_another_width_are_taken_where_they_fit(tmp_path):
     assert rows["stem/conv/kernel"].action == "copied"
     assert rows["wide/conv/kernel"].action == "initialised"
     assert "shape (3, 3, 4, 2) in the file, (3, 3, 4, 3)" in str(report)
+    exclude = RestoreOptions(rule="names", exclude=("stem",))
+    rows = {row.variable: row for row in import_weights(large, path, exclude).rows}
+    assert rows["stem/conv/kernel"].action == "skipped"
+    with pytest.raises(ValueError, match="`exclude` names a scope.*nearest"):
+        import_weights(large, path, RestoreOptions(rule="names", exclude=("stam",)))
     other = TinyNetwork(4, image_shape=(8, 8, 3))
     with pytest.raises(ValueError, match="no variable of the network has its name"):
         import_weights(other, path, RestoreOptions(rule="names"))
@@ -300,6 +308,37 @@ def test_two_processes_share_the_trials(searched, tmp_path):
     assert one.take() is two.take() is None
 
 
+def _share(run, barrier, done):
+    words = ("hyper=1:12:1",)
+    space = read_space(words, train_with_patience.Options)
+    study = Study(run, space, SearchOptions(space=words, sampler="grid"))
+    barrier.wait()
+    numbers = []
+    while (taken := study.take()) is not None:
+        trial, lock = taken
+        with lock:
+            time.sleep(0.02)  # a training
+            numbers.append(trial.number)
+            result = {"best_step": 1, "best_valid_loss": 1.0}
+            study.finish(trial.number, Outcome("complete", result))
+    done.put(numbers)
+
+
+def test_processes_of_their_own_share_the_trials(tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(trial_process._PRELOADED)
+    settings = (tmp_path, context.Barrier(2), context.Queue())
+    processes = [context.Process(target=_share, args=settings) for _ in range(2)]
+    for process in processes:
+        process.start()
+    one, two = (settings[-1].get(timeout=60) for _ in processes)
+    for process in processes:
+        process.join()
+    assert one
+    assert two
+    assert sorted(one + two) == list(range(12))
+
+
 def test_trial_in_a_process_of_its_own(trained):
     """Its result, its validations, and its death."""
     seen = []
@@ -331,6 +370,31 @@ def _disk_full(options, **settings):
     raise OSError("full. Received: nothing")
 
 
+def test_signal_of_a_search_stops_its_trial_with_a_checkpoint(trained):
+    signals = StopSignals()
+
+    def stop(step, loss):
+        signals._number = signal.SIGTERM
+        return False
+
+    outcome = run_trial(
+        train_with_patience.main, trained, signals=signals, on_validation=stop
+    )
+    assert outcome.state == "stopped"
+    assert list_steps(trained.run / "checkpoints")
+
+
+def test_time_limit_ends_a_search_and_the_same_command_goes_on(searched):
+    settings = {"space": ("hyper=2,3",), "sampler": "grid"}
+    whole = train_with_hyper.main(searched("whole", **settings))
+    options = searched(**settings)
+    limited = dataclasses.replace(options, session=SessionOptions(time_limit=0.5))
+    with pytest.raises(SystemExit, match="143"):
+        train_with_hyper.main(limited)
+    assert not (options.run / "result.json").exists()
+    assert train_with_hyper.main(options) == whole
+
+
 def test_search_without_a_complete_trial_is_an_error(searched, monkeypatch):
     Trainings(monkeypatch, {0: "failed"})
     options = searched()
@@ -345,11 +409,15 @@ def test_search_without_a_complete_trial_is_an_error(searched, monkeypatch):
         ("optimizer.name=sdg", "one of 'sgd', .*Received: 'sdg'"),
         ("data.valid=a,b", "`data.valid` cannot be searched"),
         ("patience.patience=1.5,2", "takes int. Received: 1.5"),
-        ("optimizer.name=1:2", "a range is one of numbers"),
+        ("reader.channels=true,3", "one of .*Received: True"),
+        ("optimizer.name=1:2", "a range is one of finite numbers"),
+        ("hyper=null:3", "a range is one of finite numbers.*Received: .*None"),
+        ("hyper=1:Infinity", "a range is one of finite numbers.*Received: .*inf"),
+        ("hyper=1:2:1:9", "each word of.*Received: 'hyper=1:2:1:9'"),
         ("hyper=3:1", "`low` is below `high`"),
         ("hyper=0:1:log", "`log` wants `low` above 0"),
         ("hyper=0:1:0", "`step` is above 0"),
-        ("hyper=0:1:often", "a range is one of numbers"),
+        ("hyper=0:1:often", "a range is one of finite numbers"),
         ("absent.json", r"wants a JSON file.*Received: 'absent.json' \(.*No such"),
     ],
 )
@@ -381,6 +449,106 @@ def test_space_is_read_from_a_file_and_set_in_the_options(tmp_path, trained):
         grid(free)
 
 
+def test_choices_of_a_file_have_the_type_of_the_option(tmp_path):
+    path = tmp_path / "space.json"
+    path.write_text('{"layers.lr_mult": [{"stem": 2}, {"stem": "a"}]}')
+    with pytest.raises(ValueError, match=r"`layers.lr_mult` takes names.*'stem': 'a'"):
+        read_space((str(path),), train_with_patience.Options)
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"num_trials": 0}, "`num_trials` must be at least 1. Received: num_trials=0"),
+        ({"sampler": "grid"}, "a grid wants choices"),
+    ],
+)
+def test_wrong_first_command_does_not_refuse_the_mended_one(searched, settings, match):
+    options = searched(space=("hyper=1:4",), **settings)
+    with pytest.raises(ValueError, match=match):
+        train_with_hyper.main(options)
+    assert not options.run.exists()
+
+
+def test_wrong_time_limit_leaves_nothing(searched):
+    options = dataclasses.replace(searched(), session=SessionOptions(time_limit=0.0))
+    with pytest.raises(ValueError, match="`time_limit` must be above 0"):
+        train_with_hyper.main(options)
+    assert not options.run.exists()
+
+
+def test_network_of_a_notebook_is_refused(searched, notebook):
+    notebook.run("from worklab import Network\nclass Mine(Network): pass")
+    options = dataclasses.replace(searched(), network="__main__:Mine")
+    with pytest.raises(ValueError, match="write it to a file. Received: .*Mine"):
+        train_with_hyper.main(options)
+    assert not options.run.exists()
+
+
+def test_option_that_was_taken_away_is_another_option(searched, monkeypatch):
+    Trainings(monkeypatch)
+    options = searched()
+    weighted = dataclasses.replace(options.reader, class_weights={"a": 2.0})
+    train_with_hyper.main(dataclasses.replace(options, reader=weighted))
+    (options.run / "result.json").unlink()
+    with pytest.raises(ValueError, match=r"Received: `reader.class_weights.a` was 2.0"):
+        train_with_hyper.main(options)
+
+
+def test_near_values_have_folders_of_their_own(searched, monkeypatch):
+    trainings = Trainings(monkeypatch)
+    train_with_hyper.main(searched(start=1e6))
+    assert trainings.runs == ["hyper-1000000", "hyper-1000001"]
+
+
+def test_disk_error_at_the_start_of_a_trial_is_not_its_failure(trained, monkeypatch):
+    trained.run.write_text("a file")
+    signals = StopSignals()
+    outcome = run_trial(train_with_patience.main, trained, signals=signals)
+    assert outcome.state == "broken"
+    monkeypatch.setattr(trial_process, "_ORPHAN_SECONDS", 0)
+    run = trained.run.with_name("used")
+    lock = RunLock(run)
+    with pytest.raises(TimeoutError, match="still in use.*Received: "):
+        trial_process._wait_for_orphan(run)
+    lock.release()
+
+
+def test_result_of_ray_is_shown_once(searched, monkeypatch):
+    """Also where it has fewer trials than were wanted."""
+
+    def search_on_ray(launcher, options, signals):
+        calls.append(launcher)
+        if options.search.workers:
+            best = trials[0] | {"state": "complete", "loss": 1.0, "best_step": 1}
+            write_json(
+                options.run / "result.json",
+                TESTED | {"best": best, "trials": [best], "num_wanted": 1},
+            )
+
+    calls = []
+    trials = [{"number": 0, "run": "trials/0000", "values": {"hyper": 1}}]
+    monkeypatch.setattr(train_with_hyper, "search_on_ray", search_on_ray)
+    settings = {"space": ("hyper=1,2",), "engine": "ray", "num_trials": 2}
+    with pytest.raises(RuntimeError, match="no worker.*search.workers=0"):
+        train_with_hyper.main(searched(workers=0, **settings))
+    assert train_with_hyper.main(searched(**settings))["num_wanted"] == 1
+    assert len(calls) == 2
+
+
+def test_grid_of_tenths_ends(tmp_path):
+    words = ("hyper=0.1:0.3:0.1", "patience.patience=1:2")
+    space = read_space(words, train_with_patience.Options)
+    study = Study(tmp_path, space, SearchOptions(space=words, sampler="grid"))
+    points = []
+    while (taken := study.take()) is not None:
+        trial, lock = taken
+        points.append(tuple(trial.values.values()))
+        study.finish(trial.number, Outcome("failed"))
+        lock.release()
+    assert points == [(0.1, 1), (0.1, 2), (0.2, 1), (0.2, 2), (0.3, 1), (0.3, 2)]
+
+
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
@@ -397,17 +565,26 @@ def test_wrong_numbers_of_a_search_are_errors(searched, settings, match):
 
 @pytest.mark.stress
 @pytest.mark.timeout(600)
-def test_search_killed_twice_has_the_answer_of_one_that_was_not(tmp_path, figures):
-    """Three widths on digits, in processes of their own."""
+@pytest.mark.parametrize(
+    ("search_words", "trials"),
+    [
+        ("--search.space hyper=2,4,8 --search.sampler grid", ("0000", "0001")),
+        ("--search.start 2 --search.factor 2", ("hyper-2", "hyper-4")),
+    ],
+)
+def test_search_killed_twice_has_the_answer_of_one_that_was_not(
+    tmp_path, figures, search_words, trials
+):
+    """Widths on digits, in processes of their own."""
     load_script(ROOT / "data/make_digits.py").make_digits(tmp_path / "digits")
     words = [sys.executable, str(ROOT / "launchers/train_with_hyper.py")]
     words += ["--data.folder", str(tmp_path / "digits"), "--patience.valid-every", "25"]
     words += ["--patience.patience", "2", "--patience.max-decays", "0"]
-    words += ["--search.space", "hyper=2,4,8", "--search.sampler", "grid", "--run"]
+    words += [*search_words.split(), "--run"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([*words, str(whole)], check=True, env=environment)
-    for trial, step in (("0000", 25), ("0001", 50)):
+    for trial, step in zip(trials, (25, 50), strict=True):
         with subprocess.Popen([*words, str(killed)], env=environment) as process:
             folder = killed / f"trials/{trial}/checkpoints"
             deadline = time.monotonic() + 200
@@ -449,3 +626,4 @@ def test_optuna_that_is_not_installed_is_an_error(searched, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(RuntimeError, match=r"worklab\[search\].*Received: "):
         train_with_hyper.main(searched(space=("hyper=1,2,3",)))
+    assert not searched().run.exists()

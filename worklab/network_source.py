@@ -4,11 +4,15 @@ import ast
 import contextlib
 import inspect
 import linecache
+import logging
+import symtable
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
+
+_logger = logging.getLogger(__name__)
 
 
 def find_file(network_class: type) -> Path | None:
@@ -55,13 +59,33 @@ def _collect(name: str, namespace: Mapping[str, Any], parts: dict[str, str]) -> 
         with contextlib.suppress(ValueError, SyntaxError):
             if ast.literal_eval(repr(value)) == value:
                 parts[name] = f"{name} = {value!r}"
-    elif (found := _definition(value)) is not None:
-        node, text = found
-        for used in ast.walk(node):
-            if isinstance(used, ast.Name):
-                _collect(used.id, namespace, parts)
+                return
+        _warn(name)
+    elif (text := _definition(value)) is not None:
+        for used in _globals(text):
+            _collect(used, namespace, parts)
         del parts[name]
         parts[name] = text
+    else:
+        _warn(name)
+
+
+def _warn(name: str) -> None:
+    _logger.warning(
+        "the source of %s, which the network uses, is not known, so the run's copy of "
+        "the network lacks it: write both to a file",
+        name,
+    )
+
+
+def _globals(text: str) -> Iterator[str]:
+    """Yield the names that source takes from its module, other than its own locals."""
+    tables = [symtable.symtable(text, "cell", "exec")]
+    for table in tables:
+        tables += table.get_children()
+        for symbol in table.get_symbols():
+            if symbol.is_referenced() and symbol.is_global():
+                yield symbol.get_name()
 
 
 def _is_imported(value: Any, namespace: Mapping[str, Any]) -> bool:
@@ -71,20 +95,34 @@ def _is_imported(value: Any, namespace: Mapping[str, Any]) -> bool:
     return getattr(home, getattr(value, "__name__", ""), None) is value
 
 
-def _definition(value: type | FunctionType) -> tuple[ast.stmt, str] | None:
+def _definition(value: type | FunctionType) -> str | None:
     """Return how a cell defines a class or function; None where no text is kept."""
     methods = vars(value).values() if isinstance(value, type) else [value]
-    code = next((m.__code__ for m in methods if isinstance(m, FunctionType)), None)
-    if code is None:
-        return None
-    # Where notebooks keep the text of a cell, for tracebacks.
-    lines = linecache.getlines(code.co_filename)
+    # Notebooks keep the text of a cell in `linecache`, for tracebacks.
+    for code in (m.__code__ for m in methods if isinstance(m, FunctionType)):
+        text = _find_definition(code.co_filename, value, code.co_firstlineno)
+        if text is not None:
+            return text
+    if isinstance(value, type):  # without methods of its own
+        for cell in reversed(list(linecache.cache)):
+            text = None if Path(cell).is_file() else _find_definition(cell, value)
+            if text is not None:
+                return text
+    return None
+
+
+def _find_definition(
+    cell: str, value: type | FunctionType, line: int | None = None
+) -> str | None:
+    """Return what defines a class or function in a cell, around a line if given."""
+    lines = linecache.getlines(cell)
+    kind = ast.ClassDef if isinstance(value, type) else ast.FunctionDef
     with contextlib.suppress(SyntaxError):
         for node in ast.parse("".join(lines)).body:
-            if not isinstance(node, ast.ClassDef | ast.FunctionDef):
+            if not isinstance(node, kind) or node.name != value.__name__:
                 continue
             first = min(each.lineno for each in (node, *node.decorator_list))
             last = node.end_lineno or first
-            if node.name == value.__name__ and first <= code.co_firstlineno <= last:
-                return node, "".join(lines[first - 1 : last])
+            if line is None or first <= line <= last:
+                return "".join(lines[first - 1 : last])
     return None

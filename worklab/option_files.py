@@ -210,10 +210,10 @@ def _from_json(
             )
             continue
         try:
-            found[name] = _typed(hint, value)
+            found[name] = typed(hint, value)
         except (TypeError, OverflowError):  # an integer may be no float
             raise ValueError(
-                f"`{full_name}` must be {_describe(hint)}. "
+                f"`{full_name}` must be {describe(hint)}. "
                 f"Received: {full_name}={value!r}"
             ) from None
     if default is dataclasses.MISSING:
@@ -227,7 +227,7 @@ def _default(field: Any) -> Any:
     return field.default
 
 
-def _typed(hint: Any, value: Any) -> Any:
+def typed(hint: Any, value: Any) -> Any:
     """Return the value as JSON's stand-in for a type means it.
 
     Raises:
@@ -238,7 +238,7 @@ def _typed(hint: Any, value: Any) -> Any:
         case types.UnionType | typing.Union:
             for each in arguments:
                 with contextlib.suppress(TypeError):
-                    return _typed(each, value)
+                    return typed(each, value)
         case typing.Literal:
             # True equals 1, but is not meant.
             if any(value == each and type(value) is type(each) for each in arguments):
@@ -247,10 +247,10 @@ def _typed(hint: Any, value: Any) -> Any:
             if origin is list or arguments[1:] == (...,):
                 arguments = arguments[:1] * len(value)
             if len(arguments) == len(value):
-                return origin(map(_typed, arguments, value))
+                return origin(map(typed, arguments, value))
         case origin if origin is dict and isinstance(value, Mapping):
             key, each = arguments
-            return {_typed(key, k): _typed(each, v) for k, v in value.items()}
+            return {typed(key, k): typed(each, v) for k, v in value.items()}
         case None:
             return _typed_plainly(hint, value)
     raise TypeError
@@ -269,18 +269,19 @@ def _typed_plainly(hint: Any, value: Any) -> Any:
     return value
 
 
-def _describe(hint: Any) -> str:
+def describe(hint: Any) -> str:
+    """Return a type in words, for a message."""
     if hint is type(None):
         return "null"
     arguments = typing.get_args(hint)
     match typing.get_origin(hint):
         case types.UnionType | typing.Union:
-            return " or ".join(map(_describe, arguments))
+            return " or ".join(map(describe, arguments))
         case typing.Literal:
             return f"one of {', '.join(map(repr, arguments))}"
         case origin if origin in (tuple, list):
-            inner = ", ".join("..." if a is ... else _describe(a) for a in arguments)
+            inner = ", ".join("..." if a is ... else describe(a) for a in arguments)
             return f"a list of {inner}"
         case origin if origin is dict:
-            return f"names with {_describe(arguments[1])}"
+            return f"names with {describe(arguments[1])}"
     return {Path: "a path", str: "text", float: "a number"}.get(hint, hint.__name__)

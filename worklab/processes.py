@@ -92,7 +92,7 @@ def _start(pickled: bytes) -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     logging.disable()  # what a process finds, this one says, once
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     _target = cloudpickle.loads(pickled)
 
 
@@ -100,7 +100,8 @@ def _call(method: str, number: int, settings: dict[str, Any]) -> Any:
     return getattr(_target, method)(number, **settings)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Wait for the end of the process that started this one, and end it as well."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

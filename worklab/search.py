@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worklab.cli import options_to_json
 from worklab.files import write_json
 from worklab.locks import FileLock, RunLock
+from worklab.option_files import flatten, options_to_json
 from worklab.options import RestoreOptions, SearchOptions
+from worklab.run_records import differences
 from worklab.search_space import Space, space_to_json, with_values
 from worklab.stopping import StopRequested, StopSignals
 from worklab.trial_process import Outcome, run_trial
@@ -269,12 +270,11 @@ def begin(options: Any, space: Space) -> None:
             f"`{options.run}` is a run of another launcher. Give another `--run`. "
             f"Received: run={str(options.run)!r}"
         )
-    old, new = _flat(before["options"]), _flat(plain)
-    lines = [
-        f"`{name}` was {old.get(name)!r}, is {value!r}"
-        for name, value in new.items()
-        if name not in _FREE and old.get(name) != value
-    ]
+    old, new = (
+        {name: value for name, value in flatten(each).items() if name not in _FREE}
+        for each in (before["options"], plain)
+    )
+    lines = differences(old, new)
     if before["space"] != json.loads(json.dumps(content["space"])):
         lines.append("the space is another one")
     if lines:
@@ -288,7 +288,7 @@ def begin(options: Any, space: Space) -> None:
 def _values(options: SearchOptions) -> Iterator[Trial]:
     value = options.start
     for number in itertools.count():
-        yield Trial(number, f"trials/hyper-{value:g}", {"hyper": value}, "running")
+        yield Trial(number, f"trials/hyper-{value:.15g}", {"hyper": value}, "running")
         if options.factor is not None:
             value = options.start * options.factor ** (number + 1)
         else:
@@ -329,13 +329,3 @@ def _warm_start(options: Any, run: Path, best: Trial) -> Any:
     path = run / f"checkpoints/step-{best.best_step:08d}.safetensors"
     values = options_to_json(plain)
     return with_values(options, {"pretrained": str(path), "restore": values})
-
-
-def _flat(values: Any, name: str = "") -> dict[str, Any]:
-    if isinstance(values, dict) and values:
-        return {
-            key: value
-            for inner, each in values.items()
-            for key, value in _flat(each, f"{name}.{inner}".lstrip(".")).items()
-        }
-    return {name: values}

@@ -4,13 +4,15 @@ import dataclasses
 import difflib
 import itertools
 import json
-import types
+import math
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from worklab.cli import options_from_json, options_to_json
+from worklab.option_files import describe, options_from_json, options_to_json, typed
+from worklab.options import SearchOptions
 
 Options = TypeVar("Options")
 
@@ -115,6 +117,21 @@ def grid(space: Space) -> list[dict[str, Any]]:
     ]
 
 
+def check_space(space: Space, options: SearchOptions) -> None:
+    """Check the numbers of a search in a space.
+
+    Raises:
+        ValueError: If there are no trials to be made, or a grid has no steps.
+    """
+    if options.num_trials is not None and options.num_trials < 1:
+        raise ValueError(
+            "`num_trials` must be at least 1. "
+            f"Received: num_trials={options.num_trials}"
+        )
+    if options.sampler == "grid":
+        grid(space)
+
+
 def space_to_json(space: Space) -> dict[str, Any]:
     """Return a space as JSON has it, to be compared."""
     return {name: dataclasses.asdict(each) for name, each in space.items()}
@@ -130,9 +147,11 @@ def _grid_values(name: str, parameter: Choices | Range) -> Iterator[Any]:
             "a grid wants choices, or ranges with a step: `a,b,c` or `low:high:step`. "
             f"Received: {name}={parameter.low}:{parameter.high}"
         )
-    # A little more than the range, as 0.1 is not a tenth.
-    for number in range(int((parameter.high - parameter.low) / step + 1e-9) + 1):
-        yield parameter.low + number * step
+    # In decimals, as 0.1 is not a tenth; so Optuna counts, too.
+    low, high, step_ = (Decimal(str(n)) for n in (parameter.low, parameter.high, step))
+    for number in range(int((high - low) // step_) + 1):
+        value = low + number * step_
+        yield int(value) if parameter.whole else float(value)
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -152,7 +171,7 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 def _described_by(word: str) -> tuple[str, Any]:
     name, equals, text = word.partition("=")
-    if not equals:
+    if not equals or text.count(":") > 2:
         raise ValueError(
             "each word of `--search.space` is `name=a,b,c`, `name=low:high`, "
             f"`name=low:high:log` or `name=low:high:step`. Received: {word!r}"
@@ -183,7 +202,7 @@ def _checked(name: str, description: Any, hints: Mapping[str, Any]) -> Choices |
         for value in description:
             if not _suits(hints[name], value):
                 raise ValueError(
-                    f"`{name}` takes {_describe(hints[name])}. Received: {value!r}"
+                    f"`{name}` takes {describe(hints[name])}. Received: {value!r}"
                 )
         return Choices(tuple(description))
     return _checked_range(name, description, hints[name])
@@ -201,14 +220,17 @@ def _checked_range(name: str, description: Any, hint: Any) -> Range:
     whole = int in kinds and float not in kinds
     given = Range(**description, whole=whole)
     numbers = [given.low, given.high] + [given.step] * (given.step is not None)
-    if not kinds & {int, float} or not all(_suits(hint, each) for each in numbers):
+    if not kinds & {int, float} or not all(
+        _is_finite(each) and _suits(hint, each) for each in numbers
+    ):
         raise ValueError(
-            f"`{name}` takes {_describe(hint)}, and a range is one of numbers. "
+            f"`{name}` takes {describe(hint)}, and a range is one of finite numbers. "
             f"Received: {description!r}"
         )
     good = {
         "`low` is below `high`": given.low < given.high,
         "`step` is above 0": given.step is None or given.step > 0,
+        "`log` is true or false": isinstance(given.log, bool),
         "`log` wants `low` above 0": not given.log or given.low > 0,
         "`log` and `step` exclude each other": not given.log or given.step is None,
     }
@@ -219,24 +241,12 @@ def _checked_range(name: str, description: Any, hint: Any) -> Range:
 
 
 def _suits(hint: Any, value: Any) -> bool:
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        return any(_suits(each, value) for each in inner)
-    if origin is Literal:
-        return value in inner
-    if origin is tuple:
-        if not isinstance(value, list):
-            return False
-        hints = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
-        return len(value) == len(hints) and all(map(_suits, hints, value))
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, str if hint is Path else origin or hint)
+    try:
+        typed(hint, value)
+    except TypeError:
+        return False
+    return True
 
 
-def _describe(hint: Any) -> str:
-    if typing.get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
-    return getattr(hint, "__name__", None) or str(hint)
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and -math.inf < value < math.inf

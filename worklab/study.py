@@ -59,7 +59,7 @@ class Study:
         valid_every: Steps between validations, which `hyperband` counts in.
 
     Raises:
-        ValueError: If there are no trials to be made, or a grid has no steps.
+        ValueError: If a grid has no steps.
     """
 
     def __init__(
@@ -77,14 +77,11 @@ class Study:
         self.seed = seed
         self._valid_every = valid_every
         self._grid = grid(space) if options.sampler == "grid" else []
-        self.num_trials = options.num_trials or len(self._grid) or _NUM_TRIALS
+        self.num_trials = len(self._grid) or _NUM_TRIALS
+        if options.num_trials is not None:
+            self.num_trials = options.num_trials
         if self._grid:
             self.num_trials = min(self.num_trials, len(self._grid))
-        if self.num_trials < 1:
-            raise ValueError(
-                "`num_trials` must be at least 1. "
-                f"Received: num_trials={self.num_trials}"
-            )
         self._distributions = {k: _distribution(v) for k, v in space.items()}
         self._path = run / "journal.log"
         with self._alone():

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from worklab.cli import log_to_standard_error
 from worklab.locks import RunLock
+from worklab.processes import end_with_parent
 from worklab.stopping import StopSignals
 
 _logger = logging.getLogger(__name__)
@@ -77,13 +78,9 @@ def run_trial(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     ours, theirs = context.Pipe()
-    ends_with_us, alive = context.Pipe(duplex=False)
-    process = context.Process(
-        target=_work, args=(train, options, testing, theirs, ends_with_us)
-    )
+    process = context.Process(target=_work, args=(train, options, testing, theirs))
     process.start()
     theirs.close()
-    ends_with_us.close()
     try:
         outcome = _listen(ours, process, signals, on_validation)
         process.join(_END_SECONDS)
@@ -92,7 +89,6 @@ def run_trial(
             process.kill()
             process.join()
         ours.close()
-        alive.close()
     if outcome is None and signals.number is not None:
         outcome = Outcome("stopped")
     if outcome is None:
@@ -136,15 +132,12 @@ def _work(
     options: Any,
     testing: bool,
     connection: Connection,
-    ends_with_parent: Connection,
 ) -> None:
     """Run a trial here, and send how it ended."""
     os.setpgrp()  # Ctrl-C is for the search, which hands it on
-    threading.Thread(
-        target=_end_with_parent, args=(ends_with_parent,), daemon=True
-    ).start()
+    # At any instant, as the checkpoints are whole at any.
+    threading.Thread(target=end_with_parent, daemon=True).start()
     log_to_standard_error()
-    _wait_for_orphan(options.run)
 
     def on_validation(step: int, statistics: Any) -> None:
         connection.send((step, statistics.loss))
@@ -152,6 +145,7 @@ def _work(
             raise TrialPruned
 
     try:
+        _wait_for_orphan(options.run)
         result = train(options, on_validation=on_validation, testing=testing)
         outcome = Outcome("complete", result)
     except TrialPruned:
@@ -167,20 +161,22 @@ def _work(
     connection.send(outcome)
 
 
-def _end_with_parent(connection: Connection) -> None:
-    try:
-        connection.recv_bytes()
-    except (EOFError, OSError):
-        os._exit(1)  # the checkpoints are whole at any instant
-
-
 def _wait_for_orphan(run: Path) -> None:
-    """Wait for the process of a search that was killed; it ends by itself."""
+    """Wait for the process of a search that was killed; it ends by itself.
+
+    Raises:
+        TimeoutError: If it does not.
+    """
     deadline = time.monotonic() + _ORPHAN_SECONDS
-    while time.monotonic() < deadline:
+    while True:
         try:
             RunLock(run).release()
-        except RuntimeError:
-            time.sleep(_POLL_SECONDS)
-        else:
             return
+        except RuntimeError as error:
+            if time.monotonic() >= deadline:
+                raise TimeoutError(
+                    f"`{run}` is still in use after {_ORPHAN_SECONDS:.0f} seconds. End "
+                    "the process that trains there, and start the search again. "
+                    f"Received: {error}"
+                ) from error
+        time.sleep(_POLL_SECONDS)

@@ -68,7 +68,7 @@ def import_weights(
     if card is not None:
         check_preprocessing(card, network, path)
     if options.rule == "names":
-        return _import_same_names(network, path)
+        return _import_same_names(network, path, options.exclude)
     with open_weights(path) as weights:
         plan = ImportPlan(network, weights, options, class_names)
         report = plan.report()
@@ -81,7 +81,9 @@ def import_weights(
     return report
 
 
-def _import_same_names(network: Network, path: Path) -> ImportReport:
+def _import_same_names(
+    network: Network, path: Path, exclude: Sequence[str]
+) -> ImportReport:
     """Load each variable that has its name and shape in the file; the rest is fresh.
 
     As from a run of the same network with another width or depth.
@@ -89,6 +91,7 @@ def _import_same_names(network: Network, path: Path) -> ImportReport:
     Raises:
         ValueError: If there is no such variable.
     """
+    network.check_scopes("exclude", exclude)
     rows = []
     with open_weights(path) as weights:
         names = set(weights)
@@ -97,6 +100,8 @@ def _import_same_names(network: Network, path: Path) -> ImportReport:
             found = weights.shape(name) if name in names else None
             if name.endswith("/seed_generator_state"):
                 rows.append(ImportRow(name, (), RANDOM, "initialised"))
+            elif is_inside(network.split(name)[0], exclude):
+                rows.append(ImportRow(name, (), FRESH, "skipped"))
             elif found == wanted:
                 variable.assign(weights[name])
                 rows.append(ImportRow(name, (name,), "same name", "copied"))
