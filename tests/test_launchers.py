@@ -333,6 +333,7 @@ def test_exported_weights_start_another_run_with_their_card(common, tmp_path):
         train.main(other)
 
 
+@pytest.mark.stress
 def test_resnet50_starts_from_keras_and_slim_with_the_same_command(common, tmp_path):
     """The README's how-to; torchvision's names are in `test_golden.py`."""
     keras_path = tmp_path / "keras.weights.h5"

@@ -384,6 +384,7 @@ def test_signal_of_a_search_stops_its_trial_with_a_checkpoint(trained):
     assert list_steps(trained.run / "checkpoints")
 
 
+@pytest.mark.stress
 def test_time_limit_ends_a_search_and_the_same_command_goes_on(searched):
     settings = {"space": ("hyper=2,3",), "sampler": "grid"}
     whole = train_with_hyper.main(searched("whole", **settings))
