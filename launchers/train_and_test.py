@@ -83,23 +83,15 @@ def main(options: Options) -> dict[str, Any]:
 
     Returns:
         The content of `result.json`.
-
-    Raises:
-        ValueError: If the run is another launcher's.
     """
     console = make_console()
-    result = read_result(options.run)
+    result = read_result(options.run, entry="sequence")
     if result is None:
         options = resolve(options)
         session = open_session(options)
         writer = Writer(options.run if session.is_chief else None, console=console)
         with session, writer:
             result = train_and_test(options, session, writer)
-    if "sequence" not in result:
-        raise ValueError(
-            "the run was made and completed by another launcher. Give another `--run`. "
-            f"Received: run={str(options.run)!r}"
-        )
     print_plainly(console, f"{options.run} is complete; another `--run` starts anew")
     table = Table("step", "learning rate", "valid loss", "valid accuracy")
     for part in result["sequence"]:

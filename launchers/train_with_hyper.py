@@ -29,6 +29,7 @@ from worklab.cluster import read_cluster  # noqa: E402
 from worklab.console import make_console, show_statistics  # noqa: E402
 from worklab.network_source import find_file  # noqa: E402
 from worklab.options import SearchOptions  # noqa: E402
+from worklab.printing import print_plainly  # noqa: E402
 from worklab.ray_search import search_on_ray  # noqa: E402
 from worklab.runs import load_network_class, read_result  # noqa: E402
 from worklab.search import Search, begin, check_hyper  # noqa: E402
@@ -65,7 +66,7 @@ def main(options: Options) -> dict[str, Any]:
     """
     console = make_console()
     settings = options.search
-    result = read_result(options.run)
+    result = read_result(options.run, entry="best")
     num_wanted = (settings.num_trials or 0) if settings.space else 0
     if result is not None and result.get("num_wanted", num_wanted) >= num_wanted:
         show_result(console, options.run, result)
@@ -141,22 +142,13 @@ def refuse_notebook(network: str) -> None:
 
 
 def show_result(console: Console, run: Path, result: dict[str, Any]) -> None:
-    """Show all trials, and the test of the best of them.
-
-    Raises:
-        ValueError: If the result is another launcher's.
-    """
-    if "best" not in result:
-        raise ValueError(
-            "the run was made and completed by another launcher. Give another `--run`. "
-            f"Received: run={str(run)!r}"
-        )
-    console.print(f"{run} is complete; another `--run` starts anew")
+    """Show all trials, and the test of the best of them."""
+    print_plainly(console, f"{run} is complete; another `--run` starts anew")
     show_trials(console, trials_from_json(result["trials"]))
     best = result["best"]
-    console.print(f"test of {best['run']}, step {best['best_step']}:")
+    print_plainly(console, f"test of {best['run']}, step {best['best_step']}:")
     show_statistics(console, result["test"], result["class_names"])
-    console.print(f"plots: {run / 'search.html'}, table: {run / 'trials.csv'}")
+    print_plainly(console, f"plots: {run / 'search.html'}, table: {run / 'trials.csv'}")
 
 
 if __name__ == "__main__":

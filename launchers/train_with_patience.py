@@ -95,7 +95,7 @@ def main(
         The content of `result.json`.
     """
     console = make_console()
-    result = read_result(options.run)
+    result = read_result(options.run, entry="best_valid_loss")
     untested = result is not None and result.get("test", {}) is None  # a trial's
     if result is not None and not (untested and testing):
         show_result(console, options.run, result)
@@ -178,16 +178,7 @@ def main(
 
 
 def show_result(console: Console, run: Path, result: dict[str, Any]) -> None:
-    """Show the test of the best checkpoint and where everything is.
-
-    Raises:
-        ValueError: If the result is another launcher's.
-    """
-    if "test" not in result:
-        raise ValueError(
-            "the run was made and completed by another launcher. Give another `--run`. "
-            f"Received: run={str(run)!r}"
-        )
+    """Show the test of the best checkpoint and where everything is."""
     print_plainly(console, f"{run} is complete; another `--run` starts anew")
     if result["test"] is None:
         console.print(

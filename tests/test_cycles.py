@@ -126,7 +126,7 @@ def test_cool_down_comes_when_asked_for_and_survives_a_kill(
             train(run, tiny_reader, make_schedule(options), 9)
             for step in (8, 9):  # as if nothing had been saved since step 4
                 (run / f"checkpoints/step-{step:08d}.safetensors").unlink()
-            for stop in (9, 11):  # within the cool-down
+            for stop in (10, 11, 12):  # within the cool-down
                 train(run, tiny_reader, make_schedule(options), stop)
         found[name] = train(run, tiny_reader, make_schedule(options), 60)
         assert (run / "cool-down").read_text() == "8\n"

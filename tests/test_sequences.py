@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from launchers import train_and_test
+from launchers import train_and_test, train_with_hyper, train_with_patience
 from worklab.checkpoints import digest, load_checkpoint
 from worklab.options import AugmentOptions, DataOptions, ReaderOptions
 from worklab.sequences import TrainingSequence, hyper_rule
@@ -120,6 +120,12 @@ def test_loss_that_is_not_finite_is_an_error():
 
 
 def test_run_of_another_launcher_is_an_error(tmp_path, tiny_folder):
-    (tmp_path / "result.json").write_text('{"step": 3}')
-    with pytest.raises(ValueError, match="completed by another launcher"):
-        train_and_test.main(options_for(tmp_path, tiny_folder))
+    tested = {"step": 3, "test": {}}
+    (tmp_path / "result.json").write_text(json.dumps(tested))
+    for call in (
+        lambda: train_and_test.main(options_for(tmp_path, tiny_folder)),
+        lambda: train_with_patience.main(train_with_patience.Options(run=tmp_path)),
+        lambda: train_with_hyper.main(train_with_hyper.Options(run=tmp_path)),
+    ):
+        with pytest.raises(ValueError, match="completed by another launcher"):
+            call()

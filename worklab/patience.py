@@ -69,11 +69,7 @@ class Patience:
         Raises:
             ValueError: If the loss is not finite.
         """
-        if not math.isfinite(loss):
-            raise ValueError(
-                f"the validation loss at step {step} is not finite; lower the learning "
-                f"rate or clip the gradient. Received: loss={loss}"
-            )
+        check_loss(step, loss)
         self.last_step = step
         if loss < self.best_loss:
             self.best_loss, self.best_step, self.wait = loss, step, 0
@@ -102,6 +98,19 @@ class Patience:
         vars(self).update(state)
         if self.best_loss is None:
             self.best_loss = math.inf
+
+
+def check_loss(step: int, loss: float) -> None:
+    """Check that a validation loss can be compared with others.
+
+    Raises:
+        ValueError: If it is not finite; names the step.
+    """
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"the validation loss at step {step} is not finite; lower the learning "
+            f"rate or clip the gradient. Received: loss={loss}"
+        )
 
 
 def _check(options: PatienceOptions) -> None:

@@ -176,17 +176,27 @@ def summarise(run: Path) -> RunSummary:
     )
 
 
-def read_result(run: Path) -> dict[str, Any] | None:
+def read_result(run: Path, *, entry: str | None = None) -> dict[str, Any] | None:
     """Return the content of `result.json`, or None while a run is not complete.
 
+    Args:
+        run: Folder of the run.
+        entry: What the results of the launcher that asks have, and no others.
+
     Raises:
-        ValueError: If it cannot be understood.
+        ValueError: If it cannot be understood, or is another launcher's.
     """
     path = Path(run) / "result.json"
     if not path.exists():
         return None
     with _naming(path):
-        return _mapping(json.loads(path.read_text(encoding="utf-8")))
+        result = _mapping(json.loads(path.read_text(encoding="utf-8")))
+    if entry is not None and entry not in result:
+        raise ValueError(
+            "the run was made and completed by another launcher. Give another `--run`. "
+            f"Received: run={str(run)!r}"
+        )
+    return result
 
 
 def read_test(

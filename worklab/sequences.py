@@ -5,6 +5,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from worklab.patience import check_loss
+
 Segments = Sequence[tuple[int, float]]
 
 
@@ -98,11 +100,7 @@ class TrainingSequence:
         Raises:
             ValueError: If the loss is not finite.
         """
-        if not math.isfinite(loss):
-            raise ValueError(
-                f"the validation loss at step {step} is not finite; lower the learning "
-                f"rate or clip the gradient. Received: loss={loss}"
-            )
+        check_loss(step, loss)
         number = len(self.tests)
         best = all(loss < test["loss"] for test in self.tests)
         self.tests.append(
