@@ -19,7 +19,13 @@ from worklab import Session, Tester, cli
 from worklab.checkpoints import CheckpointError, newest_checkpoint
 from worklab.console import show_skipped, show_statistics, show_test
 from worklab.printing import print_plainly
-from worklab.runs import make_network, make_reader, read_run, skipped_images
+from worklab.report.writing import report_test
+from worklab.runs import (
+    make_network,
+    make_reader,
+    read_run,
+    skipped_images,
+)
 from worklab.tester import TestResult
 from worklab.trained import restore_trained
 from worklab.views import PLAIN, ViewOptions
@@ -44,6 +50,8 @@ class Options:
     """With `every`: go on after the run is complete, e.g. for more steps."""
     views: ViewOptions = PLAIN
     """Ways to see each image; the mean of their probabilities is its answer."""
+    report: bool = True
+    """Write a page on the test beside it, `<test>.report.html`."""
 
 
 def main(options: Options) -> TestResult:
@@ -69,24 +77,32 @@ def main(options: Options) -> TestResult:
         )
         if options.every is not None:
             session.track_variables(network.variables)
-            return keep_testing(tester, options, console)
-        step = restore_trained(session, network, setup.class_names, options.checkpoint)
-        result = tester.test(step=step)
-    path = result.save(results_folder(options))
-    print_plainly(console, f"{options.run}, step {step}, {options.split}:")
-    show_statistics(console, result.statistics.to_json(), setup.class_names)
-    show_skipped(console, skipped_images(**{options.split: reader}))
+            result, path = keep_testing(tester, options, console)
+        else:
+            checkpoint, names = options.checkpoint, setup.class_names
+            step = restore_trained(session, network, names, checkpoint)
+            result = tester.test(step=step)
+            path = result.save(results_folder(options))
+            print_plainly(console, f"{options.run}, step {step}, {options.split}:")
+            show_statistics(console, result.statistics.to_json(), names)
+            show_skipped(console, skipped_images(**{options.split: reader}))
     print_plainly(console, f"result: {path}")
+    report_test(console, path, options)
     return result
 
 
-def keep_testing(tester: Tester, options: Options, console: Console) -> TestResult:
-    """Test the newest checkpoint every so often, each once; return the last result.
+def keep_testing(
+    tester: Tester, options: Options, console: Console
+) -> tuple[TestResult, Path]:
+    """Test the newest checkpoint every so often, each once.
+
+    Returns:
+        The last result, and where it was saved.
 
     Raises:
         CheckpointError: If the run is complete, and nothing could be tested.
     """
-    session, result = tester.session, None
+    session, result, path = tester.session, None, Path()
     for _ in looks(session, options.every or 0, follow=options.follow):
         tested = -1 if result is None else result.step
         try:
@@ -97,14 +113,14 @@ def keep_testing(tester: Tester, options: Options, console: Console) -> TestResu
             continue
         if session.step != tested:  # the newest may be damaged
             result = tester.test()
-            result.save(options.run / "tests")
+            path = result.save(options.run / "tests")
             show_test(console, result)
     if result is None:
         raise CheckpointError(
             f"`{options.run}` is complete, and has no checkpoint that can be read. "
             f"Received: steps {session.checkpoints.steps()}"
         )
-    return result
+    return result, path
 
 
 def check_watching(options: Options) -> None:

@@ -33,6 +33,7 @@ from worklab.ensembles import (
 )
 from worklab.moving_statistics import estimate_statistics
 from worklab.printing import print_plainly, wide_console
+from worklab.report.writing import report_test
 from worklab.runs import RunSetup, make_network, make_reader, read_run
 from worklab.tester import TestResult
 
@@ -63,6 +64,8 @@ class Options:
     """Replace that file."""
     data_folder: Path | None = None
     """Where the lists are now; None: where they were in training."""
+    report: bool = True
+    """Write a page on the test beside it, `<test>.report.html`."""
 
 
 def main(options: Options) -> EnsembleResult:
@@ -102,6 +105,7 @@ def main(options: Options) -> EnsembleResult:
     if options.output is not None:
         print_plainly(console, f"mean of the weights: {options.output}")
     print_plainly(console, f"result: {path}")
+    report_test(console, path, options)
     return result
 
 

@@ -20,6 +20,7 @@ from worklab import Session, Tester, Writer, cli
 from worklab.checkpoints import CheckpointError
 from worklab.console import show_test
 from worklab.printing import print_plainly
+from worklab.report.writing import report_test
 from worklab.runs import make_network, make_reader, read_run
 from worklab.runtime import limit_device
 from worklab.tester import TestResult
@@ -47,6 +48,8 @@ class Options:
     """Threads of TensorFlow; fewer leave cores to training, 0 takes every core."""
     poll_seconds: float = 1.0
     """Pause between looks for a new checkpoint."""
+    report: bool = True
+    """Write a page on the last test beside it, `<test>.report.html`."""
 
 
 def main(options: Options) -> list[TestResult]:
@@ -58,6 +61,7 @@ def main(options: Options) -> list[TestResult]:
     limit_device(options.device, options.gpu_megabytes)
     console = Console(soft_wrap=True)
     results: list[TestResult] = []
+    path = Path()
     with TestingQueue(options.run, options.split) as queue:
         if queue.missed:
             console.print(
@@ -89,12 +93,14 @@ def main(options: Options) -> list[TestResult]:
                         queue.set_aside(checkpoint)
                         continue
                     result = tester.test(step=step)
-                    result.save(options.run / "tests")
+                    path = result.save(options.run / "tests")
                     queue.remove(checkpoint)
                     found = result.statistics
                     write_point(writer, step, found.loss, found.accuracy, options.split)
                     show_test(console, result)
                     results.append(result)
+    if results:
+        report_test(console, path, options)
     return results
 
 

@@ -25,6 +25,7 @@ from worklab.options import (
     TrainingOptions,
 )
 from worklab.printing import print_plainly
+from worklab.report.writing import report_run
 from worklab.runs import (
     delete_result,
     make_network,
@@ -68,6 +69,8 @@ class Options:
     schedule: ScheduleOptions = ScheduleOptions(learning_rate=0.05)
     training: TrainingOptions = TrainingOptions()
     session: SessionOptions = SessionOptions()
+    report: bool = True
+    """Write `report.html` at the end; `python -m worklab report` does at any time."""
 
 
 def main(options: Options) -> dict[str, Any]:
@@ -123,6 +126,7 @@ def main(options: Options) -> dict[str, Any]:
     skipped = skipped_images(train=reader)
     result = {"step": session.step, "class_names": class_names, "skipped": skipped}
     write_result(session, result)
+    report_run(session, options)
     show_skipped(console, skipped)
     print_plainly(console, f"{options.run} is at step {session.step}")
     if session.step < options.num_steps:

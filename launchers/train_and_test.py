@@ -27,6 +27,7 @@ from worklab.options import (
     TrainingOptions,
 )
 from worklab.printing import print_plainly
+from worklab.report.writing import report_run
 from worklab.runs import (
     make_network,
     make_reader,
@@ -76,6 +77,8 @@ class Options:
     optimizer: OptimizerOptions = OptimizerOptions()
     training: TrainingOptions = TrainingOptions()
     session: SessionOptions = SessionOptions()
+    report: bool = True
+    """Write `report.html` at the end; `python -m worklab report` does at any time."""
 
 
 def main(options: Options) -> dict[str, Any]:
@@ -149,6 +152,7 @@ def train_and_test(
         writer.show_validation(session.step, found.loss, found.accuracy, note)
         session.save()
     with trainer.averaged_weights():
+        valid = validation.test()  # image by image, for the report's temperature
         test = Tester(network, test_reader, session, split="test").test()
     result = {
         "step": session.step,
@@ -160,7 +164,8 @@ def train_and_test(
             train=train_reader, valid=valid_reader, test=test_reader
         ),
     }
-    write_result(session, result, test)
+    write_result(session, result, valid, test)
+    report_run(session, options)
     return result
 
 

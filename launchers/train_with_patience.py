@@ -8,13 +8,13 @@ same command goes on where it was.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from worklab import Tester, Trainer, Writer, cli
+from worklab import Session, Tester, Trainer, Writer, cli
 from worklab.console import make_console, show_places, show_skipped, show_statistics
 from worklab.metrics import Statistics
 from worklab.options import (
@@ -31,6 +31,7 @@ from worklab.options import (
 )
 from worklab.patience import Patience
 from worklab.printing import print_plainly
+from worklab.report.writing import report_run
 from worklab.runs import (
     make_network,
     make_reader,
@@ -43,6 +44,7 @@ from worklab.runs import (
     write_run,
 )
 from worklab.schedules import make_schedule
+from worklab.tester import TestResult
 
 PRETRAINED = (
     Path(__file__).resolve().parent.parent / "pretrained/resnet20_cifar10.safetensors"
@@ -74,6 +76,8 @@ class Options:
     training: TrainingOptions = TrainingOptions()
     patience: PatienceOptions = PatienceOptions()
     session: SessionOptions = SessionOptions()
+    report: bool = True
+    """Write `report.html` at the end; `python -m worklab report` does at any time."""
 
 
 def main(
@@ -159,20 +163,35 @@ def main(
 
         best_step = session.restore_best()
         with trainer.averaged_weights():
-            tests = [
-                Tester(network, reader, session, split=split).test(step=best_step)
-                for split, reader in readers.items()
-                if split == "test"
-            ]
+            # On valid as well, image by image: the report fits its temperature there.
+            tests = {
+                split: Tester(network, readers[split], session, split=split).test(
+                    step=best_step
+                )
+                for split in (("valid", "test") if testing else ())
+            }
     result = {
         "step": session.step,
         "best_step": best_step,
         "best_valid_loss": patience.best_loss,
-        "test": tests[0].statistics.to_json() if testing else None,
+        "test": tests["test"].statistics.to_json() if testing else None,
         "class_names": class_names,
         "skipped": skipped_images(**readers),
     }
-    write_result(session, result, *tests)
+    return conclude(console, session, options, result, tests)
+
+
+def conclude(
+    console: Console,
+    session: Session,
+    options: Options,
+    result: dict[str, Any],
+    tests: Mapping[str, TestResult],
+) -> dict[str, Any]:
+    """Write the result and, of a run that was tested, its report; return the result."""
+    write_result(session, result, *tests.values())
+    if tests:
+        report_run(session, options)
     show_result(console, options.run, result)
     return result
 

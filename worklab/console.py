@@ -120,6 +120,8 @@ def show_skipped(console: Console, skipped: Mapping[str, Mapping[str, str]]) -> 
 def show_places(console: Console, run: Path) -> None:
     """Show where the results are and how to look at the curves."""
     print_plainly(console, f"results: {run / 'result.json'}, tests: {run / 'tests'}")
+    if (run / "report.html").exists():
+        print_plainly(console, f"report:  {run / 'report.html'}")
     tensorboard = Path(sys.executable).with_name("tensorboard")
     if tensorboard.is_relative_to(Path.cwd()):
         tensorboard = tensorboard.relative_to(Path.cwd())

@@ -113,15 +113,29 @@ def read_curves(run: Path) -> dict[str, dict[str, Points]]:
     curves: dict[str, dict[str, Points]] = {}
     path = run / "history.csv"
     with _naming(path):
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        # A row that is just being written has no end yet.
-        whole = text[: text.rfind("\n") + 1]
-        for row in csv.DictReader(io.StringIO(whole)):
+        for row in _read_whole_rows(path):
             if row.get("step") and row.get("split"):
                 _add(curves, row["split"], int(row["step"]), row)
     if "valid" not in curves:
         for test in read_tests(run, "valid").values():
             _add(curves, "valid", test["step"], test)
+    return curves
+
+
+def read_layers(run: Path) -> dict[str, dict[str, Points]]:
+    """Return what `layers.csv` says of a run: points by column, and by layer group.
+
+    Raises:
+        ValueError: If it cannot be understood.
+    """
+    curves: dict[str, dict[str, Points]] = {}
+    path = run / "layers.csv"
+    with _naming(path):
+        for row in _read_whole_rows(path):
+            for name in ("learning_rate", "update_to_weight"):
+                if row.get(name):
+                    points = curves.setdefault(name, {}).setdefault(row["group"], {})
+                    points[int(row["step"])] = float(row[name])
     return curves
 
 
@@ -260,6 +274,12 @@ def _naming(path: Path) -> Iterator[None]:
             f"`{path}` is not what a launcher wrote there; mend or delete it. "
             f"Received: {error!r}"
         ) from error
+
+
+def _read_whole_rows(path: Path) -> Iterator[dict[str, str]]:
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    # A row that is just being written has no end yet.
+    yield from csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
 
 
 def _mapping(content: Any) -> dict[str, Any]:

@@ -1,19 +1,15 @@
 """One page of what a network will see: images as they are, in tests and in training."""
 
-import base64
 import dataclasses
 import html
 from collections.abc import Mapping, Sequence
 
-import cv2
 import numpy as np
 
 from worklab.reader import Reader
+from worklab.thumbnails import LARGEST_PNG, data_uri, fitted
 
-# Smaller images are kept as they are, by PNG; of larger ones JPEG shows enough.
-_LARGEST_PNG = 96
 _LARGEST_ORIGINAL = 320
-_JPEG_QUALITY = 90
 
 _STYLE = """
 body { font: 15px/1.4 sans-serif; margin: 2em; color: #222; background: #fff }
@@ -141,28 +137,9 @@ def _table(samples: Sequence[Sample]) -> str:
     for sample in samples:
         height, width = sample.original.shape[:2]
         name = f"{html.escape(sample.name)}<br>{width}x{height}"
-        images = [_fitting(sample.original), sample.tested, *sample.trained]
-        cells = "".join(f"<td>{_image(image)}</td>" for image in images)
+        original = fitted(sample.original, _LARGEST_ORIGINAL)
+        images = [original, sample.tested, *sample.trained]
+        cells = "".join(f'<td><img src="{data_uri(image)}"></td>' for image in images)
         lines.append(f"<tr><td>{name}</td>{cells}</tr>")
-    large = max(samples[0].tested.shape[:2]) > _LARGEST_PNG
+    large = max(samples[0].tested.shape[:2]) > LARGEST_PNG
     return f'<table class="{"large" if large else "small"}">{"".join(lines)}</table>'
-
-
-def _fitting(image: np.ndarray) -> np.ndarray:
-    scale = _LARGEST_ORIGINAL / max(image.shape[:2])
-    if scale >= 1:
-        return image
-    size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-
-
-def _image(image: np.ndarray) -> str:
-    colour = image.ndim == 3 and image.shape[2] == 3
-    pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if colour else image
-    if max(image.shape[:2]) <= _LARGEST_PNG:
-        kind, (_, data) = "png", cv2.imencode(".png", pixels)
-    else:
-        quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-        kind, (_, data) = "jpeg", cv2.imencode(".jpg", pixels, quality)
-    text = base64.b64encode(data.tobytes()).decode()
-    return f'<img src="data:image/{kind};base64,{text}">'

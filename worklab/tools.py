@@ -7,6 +7,7 @@ from typing import Literal
 
 import keras
 import tyro
+from rich import filesize
 from rich.console import Console
 
 from worklab import comparison_tool, data_tools, exporting, inspecting
@@ -24,6 +25,8 @@ from worklab.packing import PackOptions
 from worklab.packing import pack as pack_images
 from worklab.pretrained import open_weights
 from worklab.printing import print_plainly, wide_console
+from worklab.report.contents import read_groups
+from worklab.report.writing import write_report
 from worklab.runs import make_run_network, read_run
 
 _STRICT = RestoreOptions()
@@ -295,6 +298,40 @@ def inspect(
             console.print(inspecting.list_scopes(weights, pattern))
 
 
+def report(
+    place: tyro.conf.Positional[Path],
+    /,
+    split: Literal["train", "valid", "test"] = "test",
+    output: Path | None = None,
+    data_folder: Path | None = None,
+    groups: Path | None = None,
+) -> None:
+    """Write a page on a run, complete or not, that needs no other file: `report.html`.
+
+    It has the test with intervals, the curves of training, confusion, each class,
+    calibration, images that are wrong, options and machine. The same numbers are
+    beside it, in `report.json`.
+
+    Args:
+        place: A run, or the JSON file of one of its tests.
+        split: Which test of a run.
+        output: The page; None: `report.html` in the run.
+        data_folder: Where the lists are now; None: where they were in training.
+        groups: JSON file of class names by group, for a confusion of the groups.
+    """
+    path = write_report(
+        place,
+        split=split,
+        output=output,
+        data_folder=data_folder,
+        groups=None if groups is None else read_groups(groups),
+    )
+    size = filesize.decimal(path.stat().st_size)
+    print_plainly(
+        Console(), f"{path}: {size}, its numbers: {path.with_suffix('.json')}"
+    )
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "check": data_tools.check,
     "compare-tests": comparison_tool.compare_tests,
@@ -307,5 +344,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "imagenet": imagenet,
     "lists": lists,
     "pack": pack,
+    "report": report,
 }
 """By the word behind `python -m worklab`."""

@@ -1,0 +1,151 @@
+"""Which images of a test a report shows."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from worklab.reader import Reader
+from worklab.tester import TestResult
+from worklab.thumbnails import data_uri, fitted
+
+_MOST_OF_A_KIND = 24
+_MOST_ANSWERS = 5
+
+# Longer side of a picture in pixels, by how many there are at most, so that all of
+# them together stay below some 2 MB.
+_SIDES = ((100, 160), (250, 112), (600, 80))
+_SMALLEST_SIDE, _MOST_PICTURES = 56, 1200
+_QUALITY = 80
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """An image of a test, and what it was taken for.
+
+    Attributes:
+        image: Its name.
+        label: Its class.
+        answers: The most probable classes with their probabilities 0..1, falling.
+        label_probability: That of its class.
+        loss: Of the image.
+        picture: It, as the source of an `<img>`; None: it cannot be read any more.
+    """
+
+    image: str
+    label: str
+    answers: list[tuple[str, float]]
+    label_probability: float
+    loss: float
+    picture: str | None
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the most probable class is its own."""
+        return self.answers[0][0] == self.label
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Images that show what is right and wrong.
+
+    Attributes:
+        errors: Wrong answers, those with the highest probability first.
+        hits: Right answers, those with the lowest probability first.
+        classes: Of each class in label order that has images the one whose own
+            probability is in the middle of theirs.
+        num_missing: How many of all these have no picture.
+    """
+
+    errors: list[Example] = dataclasses.field(default_factory=list)
+    hits: list[Example] = dataclasses.field(default_factory=list)
+    classes: list[Example] = dataclasses.field(default_factory=list)
+    num_missing: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON has them, without pictures."""
+        content = dataclasses.asdict(self)
+        for name in ("errors", "hits", "classes"):
+            for example in content[name]:
+                del example["picture"]
+        return content
+
+
+def choose_examples(test: TestResult, reader: Reader | None) -> Examples:
+    """Return images of a test that show what is right and wrong.
+
+    Args:
+        test: At least one image.
+        reader: Of the tested split, to find images by their names; None: the images
+            are shown without pictures.
+    """
+    confidences = test.probabilities.max(axis=1)
+    right = test.predictions == test.labels
+    # By name where equal, so that the order of the test says nothing.
+    names = np.array(test.names)
+    by_confidence = np.lexsort((names, confidences))
+    errors = by_confidence[::-1][~right[by_confidence[::-1]]][:_MOST_OF_A_KIND]
+    hits = by_confidence[right[by_confidence]][:_MOST_OF_A_KIND]
+    classes = [*_typical_images(test, names)]
+    pictures = _pictures(test, reader, [*errors.tolist(), *hits.tolist(), *classes])
+
+    def examples(places: Iterable[int]) -> list[Example]:
+        return [_example(test, place, pictures.get(place)) for place in places]
+
+    chosen = {*errors.tolist(), *hits.tolist(), *classes}
+    return Examples(
+        errors=examples(errors.tolist()),
+        hits=examples(hits.tolist()),
+        classes=examples(classes),
+        num_missing=len(chosen) - len(pictures),
+    )
+
+
+def _typical_images(test: TestResult, names: np.ndarray) -> Iterable[int]:
+    own = test.probabilities[np.arange(len(test.labels)), test.labels]
+    order = np.lexsort((names, own, test.labels))
+    labels = test.labels[order]
+    for label in range(len(test.class_names)):
+        start, end = np.searchsorted(labels, [label, label + 1])
+        if start < end:
+            yield int(order[(start + end) // 2])
+
+
+def _pictures(
+    test: TestResult, reader: Reader | None, places: list[int]
+) -> dict[int, str]:
+    if reader is None:
+        return {}
+    places = [*dict.fromkeys(places)][:_MOST_PICTURES]
+    sides = [side for number, side in _SIDES if len(places) <= number]
+    side = sides[0] if sides else _SMALLEST_SIDE
+    wanted = {test.names[place] for place in places}
+    records = {
+        name: record
+        for record in range(len(reader))
+        if (name := reader.name(record)) in wanted
+    }
+    pictures = {}
+    for place in places:
+        record = records.get(test.names[place])
+        try:
+            image = None if record is None else reader.load(record)
+        except (OSError, ValueError):  # the list is there, the image is not
+            image = None
+        if image is not None:
+            pictures[place] = data_uri(fitted(image, side), quality=_QUALITY)
+    return pictures
+
+
+def _example(test: TestResult, place: int, picture: str | None) -> Example:
+    probabilities, label = test.probabilities[place], test.labels[place]
+    answers = np.argsort(-probabilities, kind="stable")[:_MOST_ANSWERS]
+    return Example(
+        image=test.names[place],
+        label=test.class_names[label],
+        answers=[(test.class_names[n], float(probabilities[n])) for n in answers],
+        label_probability=float(probabilities[label]),
+        loss=float(test.losses[place]),
+        picture=picture,
+    )

@@ -1,0 +1,183 @@
+"""The page of a report, which needs no other file and no network."""
+
+import base64
+import functools
+import gzip
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+import jinja2
+import numpy as np
+import plotly.offline
+
+from worklab.option_files import flatten
+from worklab.printing import plain
+from worklab.report.contents import SPLITS, Contents
+from worklab.report.figures import MOST_CURVES, make_charts
+from worklab.report_statistics import DetailedStatistics
+from worklab.run_summaries import spell
+
+_MOST_CONFUSIONS = 30
+_LARGEST_TABLE = 30  # classes whose confusion is a table, too
+_FILTERED_FROM = 30  # classes from which on one looks for a name
+
+# What has nothing wrong in an import report, and so comes last.
+_PLAIN_ACTIONS = ("copied", "transposed")
+
+
+def make_page(contents: Contents) -> str:
+    """Return a report as one HTML page; all texts from files are escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("worklab.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        percent=_percent, fixed=_fixed, text=_text, spell=lambda value: spell(value)
+    )
+    folder = resources.files("worklab.report") / "templates"
+    style, script = (
+        (folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
+    )
+    found = contents.statistics
+    return environment.get_template("page.html").render(
+        contents=contents,
+        record=contents.record,
+        summary=contents.summary,
+        test=contents.test,
+        found=found,
+        charts=make_charts(contents),
+        points_at_95=[] if found is None else _points_at_95(found),
+        confusions=[] if found is None else largest_confusions(found),
+        splits=[split for split in SPLITS if split in contents.class_counts],
+        validations=_validations(contents),
+        imported=_imported(contents.record.get("imported")),
+        options=_options(contents),
+        environment=_environment(contents.record),
+        most_curves=MOST_CURVES,
+        largest_table=_LARGEST_TABLE,
+        filtered_from=_FILTERED_FROM,
+        style=style,
+        script=script,
+        plotly=_packed_plotly(),
+    )
+
+
+def largest_confusions(found: DetailedStatistics) -> list[dict[str, Any]]:
+    """Return pairs of classes by how often the first is called the second."""
+    counts = np.array(found.statistics.confusion)
+    support = counts.sum(axis=1)
+    np.fill_diagonal(counts, 0)
+    rows, columns = np.nonzero(counts)
+    order = np.argsort(-counts[rows, columns], kind="stable")[:_MOST_CONFUSIONS]
+    return [
+        {
+            "label": found.classes[row].name,
+            "called": found.classes[column].name,
+            "count": int(counts[row, column]),
+            "share": float(counts[row, column] / support[row]),
+        }
+        for row, column in zip(rows[order], columns[order], strict=True)
+    ]
+
+
+def _points_at_95(
+    found: DetailedStatistics,
+) -> list[tuple[float | None, float | None]]:
+    """Return each class's sensitivity at 95 % specificity, and the reverse."""
+    return [
+        (
+            next((p.sensitivity for p in at_specificity if p.target == 0.95), None),
+            next((p.specificity for p in at_sensitivity if p.target == 0.95), None),
+        )
+        for at_specificity, at_sensitivity in (
+            (each.curves.at_specificity, each.curves.at_sensitivity)
+            for each in found.classes
+        )
+    ]
+
+
+def _validations(contents: Contents) -> list[dict[str, Any]]:
+    """Return a row for each validation, as those who cannot see a chart read it."""
+    valid = contents.curves.get("valid", {})
+    accuracies = valid.get("accuracy", {})
+    return [
+        {
+            "step": step,
+            "loss": loss,
+            "accuracy": accuracies.get(step),
+            "remark": ", ".join(
+                (["best"] if step == contents.summary.best_step else [])
+                + (["rate lowered"] if step in contents.decays else [])
+            ),
+        }
+        for step, loss in sorted(valid.get("loss", {}).items())
+    ]
+
+
+def _imported(report: Any) -> dict[str, Any] | None:
+    if not isinstance(report, Mapping):
+        return None
+    rows = sorted(report["rows"], key=lambda row: row["action"] in _PLAIN_ACTIONS)
+    actions = dict.fromkeys(row["action"] for row in report["rows"])
+    counts = {
+        action: sum(row["action"] == action for row in rows) for action in actions
+    }
+    return {**report, "rows": rows, "counts": counts}
+
+
+def _options(contents: Contents) -> dict[str, dict[str, Any]]:
+    changed = contents.record.get("changed", {})
+    rest = {
+        name: value
+        for name, value in flatten(contents.record["options"]).items()
+        if name not in changed
+    }
+    return {"changed": changed, "defaults": rest}
+
+
+def _environment(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run was made by and on, by what to call it."""
+    machine = record.get("machine")
+    if isinstance(machine, Mapping):
+        machine = {k: v for k, v in machine.items() if v not in (None, [], "")}
+    revisions = record.get("revisions") or {}
+    facts = {
+        "command": " ".join(map(str, record.get("command", ()))),
+        "started": record.get("started"),
+        "last start": record.get("time"),
+        "seed": record.get("seed"),
+        "machine": machine,
+        "workers": record.get("num_workers"),
+        "revisions": {k: v or "not under git" for k, v in revisions.items()},
+        "lists (SHA-256)": {
+            k: str(v)[:12] for k, v in flatten(record.get("data", {})).items() if v
+        },
+        "pretrained (SHA-256)": str(record.get("pretrained") or "")[:12],
+        "python": record.get("python"),
+        "packages": record.get("versions"),
+    }
+    return {name: value for name, value in facts.items() if value not in (None, "", {})}
+
+
+@functools.cache
+def _packed_plotly() -> str:
+    """Return Plotly's script as the page unpacks it: 1.9 MB in place of 4.9."""
+    script = plotly.offline.get_plotlyjs().encode()
+    return base64.b64encode(gzip.compress(script, mtime=0)).decode()
+
+
+def _percent(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None else f"{value:.{digits}%}".replace("%", " %")
+
+
+def _fixed(value: float | None, digits: int = 4) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _text(value: Any) -> str:
+    """Return a text from a file without what cannot be printed."""
+    return "\n".join(map(plain, str(value).split("\n")))

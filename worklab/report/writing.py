@@ -1,0 +1,72 @@
+"""Writes a report: `report.html` and `report.json`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from worklab.files import write_atomically, write_json
+from worklab.printing import print_plainly
+from worklab.report.contents import find_run, gather
+from worklab.report.page import make_page
+from worklab.session import Session
+
+
+def write_report(
+    place: Path,
+    *,
+    split: str = "test",
+    output: Path | None = None,
+    data_folder: Path | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
+) -> Path:
+    """Write what is known of a run, complete or not, as a page and as JSON.
+
+    The page needs no other file and no network: it may be sent. Its numbers are those
+    of the JSON file beside it.
+
+    Args:
+        place: The run's folder, or the JSON file of one of its tests.
+        split: Which test of a run.
+        output: The page; None: `report.html` in the run, or for a file of a test
+            `<stem>.report.html` beside it.
+        data_folder: Where the lists are now; None: where they were in training.
+        groups: Names of classes by the name of their group, for a coarser confusion.
+
+    Returns:
+        Path of the page; the JSON file has the same stem.
+
+    Raises:
+        ValueError: If it is no run, a file in it cannot be understood, or `output` does
+            not end with `.html`.
+        FileNotFoundError: If the file of a test is missing.
+        OSError: If the report cannot be written.
+    """
+    if output is None and place.is_file():
+        output = place.with_suffix(".report.html")
+    elif output is None:
+        output = find_run(place) / "report.html"
+    if output.suffix != ".html":
+        raise ValueError(
+            "a report is a page, and a JSON file beside it: give the name of the page, "
+            f"which ends with `.html`. Received: output={str(output)!r}"
+        )
+    contents = gather(place, split=split, data_folder=data_folder, groups=groups)
+    page = make_page(contents)
+    write_json(output.with_suffix(".json"), contents.to_json())
+    write_atomically(output, lambda file: file.write(page))
+    return output
+
+
+def report_run(session: Session, options: Any) -> None:
+    """Write the report of a run that has its result, unless `options.report` is off."""
+    if session.is_chief and options.report:
+        write_report(session.run)
+
+
+def report_test(console: Console, test: Path, options: Any) -> None:
+    """Write the report of a saved test, unless `options.report` is off."""
+    if options.report:
+        path = write_report(test, data_folder=options.data_folder)
+        print_plainly(console, f"report: {path}")
