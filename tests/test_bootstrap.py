@@ -29,10 +29,20 @@ def test_intervals_equal_scikit_learn_on_the_same_resamples():
                 f1_score(labels[drawn], predictions[drawn], average="macro"),
             )
         )
+    rows = np.array(rows)
+    rows[:, 2] += f1_score(labels, predictions, average="macro") - rows[:, 2].mean()
     lower, upper = np.quantile(rows, [0.025, 0.975], axis=0)
     intervals = (found.accuracy, found.loss, found.macro_f1)
     np.testing.assert_allclose([each.lower for each in intervals], lower, rtol=1e-6)
     np.testing.assert_allclose([each.upper for each in intervals], upper, rtol=1e-6)
+
+
+def test_interval_of_many_small_classes_is_around_their_number():
+    test = random_test(2000, 200, hit=3.0)
+    found = intervals_of(test, num_resamples=200).macro_f1
+    macro_f1 = f1_score(test.labels, test.predictions, average="macro")
+    assert found.lower < macro_f1 - 0.002
+    assert macro_f1 + 0.002 < found.upper
 
 
 def test_interval_of_the_accuracy_is_that_of_the_binomial():

@@ -122,9 +122,11 @@ class DetailedStatistics:
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers as JSON has them; those of `Statistics` stand on top."""
-        content = dataclasses.asdict(self)
-        del content["statistics"]
-        return {**self.statistics.to_json(), **content}
+        rest = dataclasses.asdict(
+            dataclasses.replace(self, statistics=None)  # type: ignore[arg-type]
+        )
+        del rest["statistics"]
+        return {**self.statistics.to_json(), **rest}
 
 
 def detailed_statistics(

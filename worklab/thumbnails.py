@@ -24,16 +24,21 @@ def fitted(image: np.ndarray, side: int) -> np.ndarray:
     return resized.reshape(*resized.shape[:2], image.shape[2])
 
 
-def data_uri(image: np.ndarray, *, quality: int = 90) -> str:
-    """Return an image as the source of an `<img>`: PNG if it is small, else JPEG.
+def data_uri(
+    image: np.ndarray, *, quality: int = 90, lossless: bool | None = None
+) -> str:
+    """Return an image as the source of an `<img>`.
 
     Args:
         image: uint8 (height, width, channels), RGB or grey.
         quality: Of a JPEG, 1..100.
+        lossless: PNG, or else JPEG; None: PNG for an image of up to 96 pixels.
     """
+    if lossless is None:
+        lossless = max(image.shape[:2]) <= LARGEST_PNG
     colour = image.shape[2] == 3
     pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if colour else image
-    if max(image.shape[:2]) <= LARGEST_PNG:
+    if lossless:
         kind, (_, data) = "png", cv2.imencode(".png", pixels)
     else:
         settings = [cv2.IMWRITE_JPEG_QUALITY, quality]

@@ -1,7 +1,7 @@
 """Which images of a test a report shows."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,11 @@ from worklab.thumbnails import data_uri, fitted
 _MOST_OF_A_KIND = 24
 _MOST_ANSWERS = 5
 
-# Longer side of a picture in pixels, by how many there are at most, so that all of
-# them together stay below some 2 MB.
-_SIDES = ((100, 160), (250, 112), (600, 80))
-_SMALLEST_SIDE, _MOST_PICTURES = 56, 1200
+# Longer sides of the pictures in pixels, of which the first is taken where all of them
+# together are small enough to be sent, and how many there are at most.
+_SIDES = (160, 112, 80, 56, 40, 28, 20)
+_MOST_LETTERS = 2_000_000
+_MOST_PICTURES = 1500
 _QUALITY = 80
 
 
@@ -118,15 +119,13 @@ def _pictures(
     if reader is None:
         return {}
     places = [*dict.fromkeys(places)][:_MOST_PICTURES]
-    sides = [side for number, side in _SIDES if len(places) <= number]
-    side = sides[0] if sides else _SMALLEST_SIDE
     wanted = {test.names[place] for place in places}
     records = {
         name: record
         for record in range(len(reader))
         if (name := reader.name(record)) in wanted
     }
-    pictures = {}
+    images = {}
     for place in places:
         record = records.get(test.names[place])
         try:
@@ -134,7 +133,22 @@ def _pictures(
         except (OSError, ValueError):  # the list is there, the image is not
             image = None
         if image is not None:
-            pictures[place] = data_uri(fitted(image, side), quality=_QUALITY)
+            images[place] = fitted(image, _SIDES[0])
+    return _encode(images)
+
+
+def _encode(images: Mapping[int, np.ndarray]) -> dict[int, str]:
+    """Return images as sources of `<img>`, as large as there is room for."""
+    pictures: dict[int, str] = {}
+    for side in _SIDES:
+        pictures.clear()
+        for place, image in images.items():
+            small = fitted(image, side)
+            # Only small images are sharp to the pixel; a photograph never was.
+            lossless = None if small is image else False
+            pictures[place] = data_uri(small, quality=_QUALITY, lossless=lossless)
+        if sum(map(len, pictures.values())) <= _MOST_LETTERS:
+            break
     return pictures
 
 

@@ -108,13 +108,13 @@ def confusion_chart(
     """Return a confusion matrix, and orders of the classes to choose from.
 
     The entry `matrix` has the counts that are not 0 as rows, columns and counts, and
-    the orders by name; the page makes the heat map of the one that is chosen.
+    the orders by name, the first of which is shown first; the page makes the heat map
+    of the one that is chosen.
     """
     counts = np.array(confusion)
     rows, columns = np.nonzero(counts)
     support = counts.sum(axis=1)
     recall = np.diag(counts) / np.maximum(support, 1)
-    named = len(class_names) <= _MOST_NAMED
     orders = {
         "class order": np.arange(len(class_names)),
         "recall, lowest first": np.argsort(
@@ -124,7 +124,9 @@ def confusion_chart(
         "name": np.array(sorted(range(len(class_names)), key=lambda n: class_names[n])),
         "confused classes together": _cluster(counts),
     }
-    axis = {"type": "category", "showticklabels": named, "showgrid": False}
+    if len(class_names) > _MOST_NAMED:  # the page shows the first so many at a time
+        orders = {"recall, lowest first": orders["recall, lowest first"]} | orders
+    axis = {"type": "category", "showgrid": False, "ticks": ""}
     return {
         "data": [{"type": "heatmap"}],
         "layout": {
@@ -137,7 +139,8 @@ def confusion_chart(
             "columns": columns.tolist(),
             "counts": counts[rows, columns].tolist(),
             "orders": {name: order.tolist() for name, order in orders.items()},
-            "written": len(class_names) <= _MOST_WRITTEN,
+            "mostNamed": _MOST_NAMED,
+            "mostWritten": _MOST_WRITTEN,
         },
     }
 
@@ -286,9 +289,7 @@ def _decay_marks(contents: Contents) -> dict[str, Any]:
 
 
 def _layout(x: str, y: str, *, logarithmic: bool) -> dict[str, Any]:
-    scale: dict[str, Any] = {"type": "log" if logarithmic else "linear"}
-    if logarithmic:
-        scale |= {"dtick": 1, "exponentformat": "power"}
+    scale = {"type": "log" if logarithmic else "linear", "exponentformat": "power"}
     return {
         "xaxis": {"title": {"text": x}},
         "yaxis": {"title": {"text": y}, **scale},

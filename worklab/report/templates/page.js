@@ -35,35 +35,41 @@ function themed(layout) {
 
 function heatmap(matrix, order) {
   const place = new Map(order.map((label, position) => [label, position]));
+  const written = order.length <= matrix.mostWritten;
   const filled = (value) => order.map(() => order.map(() => value));
-  const [shares, counts, sums] = [filled(null), filled(""), order.map(() => 0)];
-  matrix.rows.forEach((row, n) => { sums[place.get(row)] += matrix.counts[n]; });
+  const [shares, counts] = [filled(null), filled("")];
+  const sums = matrix.names.map(() => 0);
+  matrix.rows.forEach((row, n) => { sums[row] += matrix.counts[n]; });
   matrix.rows.forEach((row, n) => {
     const [y, x] = [place.get(row), place.get(matrix.columns[n])];
+    if (y === undefined || x === undefined) return;
     counts[y][x] = matrix.counts[n];
-    shares[y][x] = matrix.counts[n] / sums[y];
+    shares[y][x] = matrix.counts[n] / sums[row];
   });
   const names = order.map((label) => matrix.names[label]);
   return {
     type: "heatmap", x: names, y: names, z: shares, text: counts, zmin: 0, zmax: 1,
     colorscale: [[0, colour("low")], [1, colour("high")]], hoverongaps: false,
     colorbar: { thickness: 12, tickformat: ".0%", outlinewidth: 0 },
-    texttemplate: matrix.written ? "%{text}" : "",
+    texttemplate: written ? "%{text}" : "",
     hovertemplate: "%{y}, called %{x}: %{text} images, %{z:.1%}<extra></extra>",
-    xgap: matrix.written ? 1 : 0, ygap: matrix.written ? 1 : 0,
+    xgap: written ? 1 : 0, ygap: written ? 1 : 0,
   };
 }
 
 function draw(plot) {
   const { data, layout, matrix } = charts[plot.dataset.chart];
-  let shown = data;
+  let shown = structuredClone(data);  // Plotly writes into what it is given
+  const frame = structuredClone(themed(layout));
   if (matrix) {
-    const choice = document.querySelector(`[data-order="${plot.dataset.chart}"]`);
-    shown = [heatmap(matrix, matrix.orders[choice.value])];
+    const chosen = (kind) => document.querySelector(`[data-${kind}="${plot.dataset.chart}"]`);
+    const order = matrix.orders[chosen("order").value];
+    const number = Number(chosen("number")?.value ?? order.length);
+    shown = [heatmap(matrix, order.slice(0, number))];
+    frame.xaxis.showticklabels = frame.yaxis.showticklabels = number <= matrix.mostNamed;
   }
   const settings = { responsive: true, displaylogo: false, displayModeBar: false };
-  // A copy, as Plotly writes into what it is given.
-  Plotly.react(plot, structuredClone(shown), structuredClone(themed(layout)), settings);
+  Plotly.react(plot, shown, frame, settings);
   plot.dataset.drawn = "yes";
 }
 
@@ -83,11 +89,14 @@ function redraw() {
   plots.filter((plot) => plot.dataset.drawn).forEach(draw);
 }
 
-for (const choice of document.querySelectorAll("[data-order]")) {
-  const { orders } = charts[choice.dataset.order].matrix;
-  choice.append(...Object.keys(orders).map((name) => new Option(name)));
+for (const choice of document.querySelectorAll("[data-order], [data-number]")) {
+  const chart = choice.dataset.order ?? choice.dataset.number;
+  if (choice.dataset.order) {
+    const names = Object.keys(charts[chart].matrix.orders);
+    choice.append(...names.map((name) => new Option(name)));
+  }
   choice.addEventListener("change", () => {
-    draw(document.querySelector(`[data-chart="${choice.dataset.order}"]`));
+    draw(document.querySelector(`[data-chart="${chart}"]`));
   });
 }
 
