@@ -289,7 +289,9 @@ def _decay_marks(contents: Contents) -> dict[str, Any]:
 
 
 def _layout(x: str, y: str, *, logarithmic: bool) -> dict[str, Any]:
-    scale = {"type": "log" if logarithmic else "linear", "exponentformat": "power"}
+    scale = {"type": "linear"}
+    if logarithmic:
+        scale = {"type": "log", "exponentformat": "power"}
     return {
         "xaxis": {"title": {"text": x}},
         "yaxis": {"title": {"text": y}, **scale},

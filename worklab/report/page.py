@@ -35,6 +35,8 @@ def make_page(contents: Contents) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # The first order of a confusion matrix is the one that is shown first.
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     environment.filters.update(
         percent=_percent, fixed=_fixed, text=_text, spell=lambda value: spell(value)
     )
