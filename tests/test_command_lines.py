@@ -48,6 +48,7 @@ HEAVY = {
     "python -m worklab runs compare": "wants another run; test_run_tools.py",
     "python -m worklab runs clean": "wants another run; test_run_tools.py",
     "python -m worklab runs cool-down": "wants a run of cycles; test_run_tools.py",
+    "python -m worklab report runs/mine/tests": "wants step 700; test_report.py",
     "python -m worklab imagenet": "wants ImageNet; test_imagenet.py",
     "python -m worklab pack imagenet": "wants ImageNet",
     "python -m worklab inspect resnet50.pth": "wants the file; test_inspecting.py",

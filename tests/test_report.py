@@ -256,5 +256,10 @@ def test_groups_have_a_confusion_of_their_own(copied_run, tmp_path):
 def test_what_is_no_run_is_refused(tmp_path, tiny_run):
     with pytest.raises(ValueError, match="is not the folder of a run"):
         write_report(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no `.*/step-1\.test\.json`"):
+        write_report(tmp_path / "step-1.test.json")
+    test = make_test([0], [[0.5, 0.5]]).save(tmp_path)
+    with pytest.raises(ValueError, match="must be in the run's folder"):
+        write_report(test)
     with pytest.raises(ValueError, match=r"ends with `\.html`"):
         write_report(tiny_run, output=tmp_path / "report.txt")

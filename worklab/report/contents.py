@@ -156,13 +156,18 @@ def find_run(place: Path) -> Path:
 
     Raises:
         ValueError: If there is none.
+        FileNotFoundError: If the file is missing.
     """
-    if place.is_file():
-        for folder in place.resolve().parents:
-            if (folder / "run.json").exists():
-                return folder
-    read_record(place)
-    return place
+    if place.is_dir() or place.suffix not in (".json", ".csv", ".parquet"):
+        read_record(place)
+        return place
+    for folder in find_test(place).resolve().parents:
+        if (folder / "run.json").exists():
+            return folder
+    raise ValueError(
+        "a report is of a run, so the file of a test must be in the run's folder. "
+        f"Received: `{place}`"
+    )
 
 
 def find_decays(options: Mapping[str, Any], valid_losses: Points) -> list[int]:
