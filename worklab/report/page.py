@@ -3,11 +3,13 @@
 import base64
 import functools
 import gzip
+import re
 from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
 import jinja2
+import markupsafe
 import numpy as np
 import plotly.offline
 
@@ -38,7 +40,11 @@ def make_page(contents: Contents) -> str:
     # The first order of a confusion matrix is the one that is shown first.
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     environment.filters.update(
-        percent=_percent, fixed=_fixed, text=_text, spell=lambda value: spell(value)
+        percent=_percent,
+        fixed=_fixed,
+        text=_text,
+        with_code=_with_code,
+        spell=lambda value: spell(value),
     )
     folder = resources.files("worklab.report") / "templates"
     style, script = (
@@ -178,6 +184,12 @@ def _percent(value: float | None, digits: int = 1) -> str:
 
 def _fixed(value: float | None, digits: int = 4) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _with_code(text: str) -> markupsafe.Markup:
+    """Return a text, escaped, in which what stands between backticks is code."""
+    escaped = markupsafe.escape(_text(text))
+    return markupsafe.Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", escaped))
 
 
 def _text(value: Any) -> str:
