@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from worklab import Tester, Trainer, Writer, cli
+from worklab import Reader, Tester, Trainer, Writer, cli
 from worklab.console import make_console, show_places, show_skipped, show_statistics
 from worklab.metrics import Statistics
 from worklab.options import (
@@ -43,6 +43,8 @@ from worklab.runs import (
     write_run,
 )
 from worklab.schedules import make_schedule
+from worklab.test_pictures import write_test
+from worklab.tester import TestResult
 
 PRETRAINED = (
     Path(__file__).resolve().parent.parent / "pretrained/resnet20_cifar10.safetensors"
@@ -131,7 +133,7 @@ def main(
             pretrained=options.pretrained,
             restore=options.restore,
         )
-        write_run(session, options, network, readers["train"], report)
+        write_run(session, writer, options, network, readers["train"], report)
 
         validation = Tester(network, readers["valid"], session, split="valid")
         while not (
@@ -158,12 +160,7 @@ def main(
             session.save()
 
         best_step = session.restore_best()
-        with trainer.averaged_weights():
-            tests = [
-                Tester(network, reader, session, split=split).test(step=best_step)
-                for split, reader in readers.items()
-                if split == "test"
-            ]
+        tests = [final_test(trainer, readers["test"], best_step)] if testing else []
     result = {
         "step": session.step,
         "best_step": best_step,
@@ -175,6 +172,16 @@ def main(
     write_result(session, result, *tests)
     show_result(console, options.run, result)
     return result
+
+
+def final_test(trainer: Trainer, reader: Reader, best_step: int) -> TestResult:
+    """Return the test of the best checkpoint, which has been restored."""
+    tester = Tester(trainer.network, reader, trainer.session, split="test")
+    with trainer.averaged_weights():
+        test = tester.test(step=best_step)
+    write_test(trainer.writer, test, reader)
+    trainer.writer.write_end(trainer.session.step)
+    return test
 
 
 def show_result(console: Console, run: Path, result: dict[str, Any]) -> None:

@@ -35,10 +35,10 @@ SIZES = ReaderOptions(image_size=(8, 8), batch_size=6, test_batch_size=4)
 # A phase begins where its function is called.
 _PHASES = {
     "starting": (Session, "start"),
-    "restoring": (writer, "_cut_events"),
+    "restoring": (writer, "cut_events"),
     "compiling": (Trainer, "_train_step"),
     "step": (Trainer, "_settle"),
-    "logging": (Writer, "_events"),
+    "logging": (Writer, "_event_file"),
     "validating": (Tester, "_predict"),
     "validated": (Patience, "update"),
     "saving": (checkpoints, "save_file"),

@@ -187,7 +187,7 @@ def outcome(run):
     }
     curves = {
         folder.name: [point for point in scalars(folder) if "speed/" not in point[1]]
-        for folder in (run / "tensorboard").iterdir()
+        for folder in [run / "tensorboard", *(run / "tensorboard").glob("*/")]
     }
     graphs = [e.step for e in events(run / "tensorboard/train") if e.graph_def]
     return files | {"curves": curves, "graphs": graphs}
