@@ -31,11 +31,11 @@ class CsvLog:
             OSError: If the file cannot be written.
         """
         with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            new = not self.path.exists()
+            if self.num_rows == 0:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a", encoding="utf-8", newline="") as file:
                 writer = csv.writer(file, lineterminator="\n")
-                if new:
+                if file.tell() == 0:
                     writer.writerow(self._columns)
                 writer.writerows(rows)
         self.num_rows += len(rows)
