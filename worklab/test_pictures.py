@@ -1,10 +1,11 @@
 """What TensorBoard shows of a whole test: confusions, errors, precision and recall."""
 
+import io
 import warnings
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from worklab.curves import threshold_counts
 from worklab.reader import Reader
@@ -132,9 +133,9 @@ def draw_errors(test: TestResult, reader: Reader, errors: np.ndarray) -> Figure:
 
 def _pixels(figure: Figure) -> np.ndarray:
     """Return a figure as images, uint8 (1, height, width, 3)."""
-    canvas = FigureCanvasAgg(figure)
+    file = io.BytesIO()
     with warnings.catch_warnings():
         # A character that the font has not is drawn as a box.
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
-        canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[np.newaxis, ..., :3].copy()
+        figure.savefig(file, format="png")
+    return np.asarray(Image.open(file).convert("RGB"))[np.newaxis]
