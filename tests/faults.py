@@ -45,6 +45,7 @@ _PHASES = {
     "written": (checkpoints, "bring_to_disk"),
     "linking": (os, "replace"),
     "deleting": (Checkpoints, "delete_old"),
+    "drawing": (Writer, "write_pr_curves"),
     "writing answers": (TestResult, "_write_predictions"),
     "writing result": (train_with_patience, "write_result"),
     "signal": (StopSignals, "_on_signal"),

@@ -9,6 +9,7 @@ import pytest
 
 from launchers import train
 from tests.conftest import CLASS_NAMES
+from tests.test_writer import events
 from worklab import Network, Session, Writer, provenance, runtime
 from worklab.options import DataOptions, LayerOptions, ReaderOptions, SessionOptions
 from worklab.provenance import describe_code, describe_machine, package_versions
@@ -103,6 +104,36 @@ def test_run_folder_opens_again_with_its_own_copy(tmp_path, tiny_folder, network
     content = json.loads((run / "run.json").read_text())
     assert content["versions"]["tensorflow"].startswith("2.")
     assert (run / "notes.md").read_text() == "# run\n\n"
+
+
+def test_options_are_a_table_and_hyper_parameters_once(tmp_path, tiny_folder):
+    given = options(tiny_folder, save_every=7, layers=LayerOptions({"slow": 0.5}))
+    reader = make_reader("train", CLASS_NAMES, given)
+    network = make_network(reader, given)
+    session, taken = Session(tmp_path), {}
+    writer = Writer(tmp_path)
+    writer.write_hparams = taken.update
+    write_run(session, writer, given, network, reader)
+    (text,) = [
+        value.tensor.string_val[0].decode()
+        for event in events(tmp_path / "tensorboard/train")
+        for value in event.summary.value
+        if value.tag == "options"
+    ]
+    lines = text.splitlines()
+    assert lines[:2] == ["| option | value | |", "|---|---|---|"]
+    assert "| save_every | 7 | changed |" in lines
+    assert "| layers.lr_mult | slow 0.5 | changed |" in lines
+    assert "| reader.channels | 3 |  |" in lines
+    assert taken["save_every"] == 7
+    assert taken["layers.lr_mult"] == "slow 0.5"
+    assert taken["optimizer.name"] == "sgd"
+    assert isinstance(taken["schedule.learning_rate"], float)
+    assert "run" not in taken
+    taken.clear()
+    session._saved_step = 3  # as after a restart
+    write_run(session, writer, given, network, reader)
+    assert taken == {}
 
 
 def test_lists_may_have_moved(tmp_path, tiny_folder):

@@ -1,7 +1,7 @@
 """What logging costs: the same training with a Writer, and with a silent one.
 
-    python benchmarks/logging.py
-    python benchmarks/logging.py --network small --steps 400
+    python benchmarks/writer.py
+    python benchmarks/writer.py --network small --steps 400
 
 A row of the log comes every 20 steps, as in a launcher: a line of `history.csv`, one of
 `layers.csv` for each group of layers, and the same in TensorBoard; the update of each
