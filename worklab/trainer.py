@@ -376,7 +376,8 @@ class Trainer:
         """Update the weights on one device, by the rows of all devices.
 
         Returns:
-            Scalars, and the loss of each image of the whole batch; the same on all.
+            Scalars, the loss of each image of the whole batch, and where histograms
+            are asked for the gradients, not clipped; the same on all.
         """
         total_weight = self.devices.sum(tf.reduce_sum(batch["weights"]))
         with self.devices.own_randomness(self._generators):
