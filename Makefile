@@ -39,6 +39,8 @@ bench: $(READY)  ## measure training, reading, saving and importing (half an hou
 	@$(PY) benchmarks/training.py --task testing
 	@$(PY) benchmarks/reading.py
 	@$(PY) benchmarks/checkpoint.py
+	@$(PY) benchmarks/writer.py
+	@$(PY) benchmarks/writer.py --network small --steps 400
 	@$(PY) benchmarks/import.py
 	@$(PY) benchmarks/frozen.py
 	@$(PY) benchmarks/workers.py

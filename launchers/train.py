@@ -113,7 +113,7 @@ def main(options: Options) -> dict[str, Any]:
             pretrained=options.pretrained,
             restore=options.restore,
         )
-        write_run(session, options, network, reader, report)
+        write_run(session, writer, options, network, reader, report)
         if session.step < options.num_steps:
             delete_result(session)  # not complete any more
         while session.step < options.num_steps and not schedule.is_over(session.step):
@@ -123,6 +123,7 @@ def main(options: Options) -> dict[str, Any]:
                 last_step=options.num_steps,
             )
             session.save()
+        writer.write_end(session.step)
     skipped = skipped_images(train=reader)
     result = {"step": session.step, "class_names": class_names, "skipped": skipped}
     write_result(session, result)

@@ -40,6 +40,7 @@ from worklab.runs import (
     write_run,
 )
 from worklab.sequences import TrainingSequence, hyper_rule
+from worklab.test_pictures import write_test
 
 PRETRAINED = (
     Path(__file__).resolve().parent.parent / "pretrained/resnet20_cifar10.safetensors"
@@ -134,7 +135,7 @@ def train_and_test(
     report = session.start(
         network, class_names, pretrained=options.pretrained, restore=options.restore
     )
-    write_run(session, options, network, train_reader, report)
+    write_run(session, writer, options, network, train_reader, report)
 
     validation = Tester(network, valid_reader, session, split="valid")
     for number, end in enumerate(sequence.ends):
@@ -154,6 +155,8 @@ def train_and_test(
     with trainer.averaged_weights():
         valid = validation.test()  # image by image, for the report's temperature
         test = Tester(network, test_reader, session, split="test").test()
+    write_test(writer, test, test_reader)
+    writer.write_end(session.step)
     result = {
         "step": session.step,
         "best_step": session.best_step,

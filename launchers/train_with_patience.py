@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from worklab import Session, Tester, Trainer, Writer, cli
+from worklab import Reader, Session, Tester, Trainer, Writer, cli
 from worklab.console import make_console, show_places, show_skipped, show_statistics
 from worklab.metrics import Statistics
 from worklab.options import (
@@ -44,6 +44,7 @@ from worklab.runs import (
     write_run,
 )
 from worklab.schedules import make_schedule
+from worklab.test_pictures import write_test
 from worklab.tester import TestResult
 
 PRETRAINED = (
@@ -135,7 +136,7 @@ def main(
             pretrained=options.pretrained,
             restore=options.restore,
         )
-        write_run(session, options, network, readers["train"], report)
+        write_run(session, writer, options, network, readers["train"], report)
 
         validation = Tester(network, readers["valid"], session, split="valid")
         while not (
@@ -162,14 +163,7 @@ def main(
             session.save()
 
         best_step = session.restore_best()
-        with trainer.averaged_weights():
-            # On valid as well, image by image: the report fits its temperature there.
-            tests = {
-                split: Tester(network, readers[split], session, split=split).test(
-                    step=best_step
-                )
-                for split in (("valid", "test") if testing else ())
-            }
+        tests = final_tests(trainer, readers, best_step) if testing else {}
     result = {
         "step": session.step,
         "best_step": best_step,
@@ -179,6 +173,20 @@ def main(
         "skipped": skipped_images(**readers),
     }
     return conclude(console, session, options, result, tests)
+
+
+def final_tests(
+    trainer: Trainer, readers: Mapping[str, Reader], best_step: int
+) -> dict[str, TestResult]:
+    """Return tests of the best checkpoint, which has been restored, by split."""
+    session, tests = trainer.session, {}
+    for split in ("valid", "test"):  # valid, as the report fits its temperature there
+        tester = Tester(trainer.network, readers[split], session, split=split)
+        with trainer.averaged_weights():
+            tests[split] = tester.test(step=best_step)
+    write_test(trainer.writer, tests["test"], readers["test"])
+    trainer.writer.write_end(session.step)
+    return tests
 
 
 def conclude(

@@ -34,6 +34,7 @@ from worklab.runs import make_run_network, read_run
 from .conftest import CLASS_NAMES
 from .test_layouts import Tensorflow1, save_tensorflow1, slim_resnet50
 from .test_stress import words_of
+from .test_writer import events
 
 ROOT = Path(__file__).parent.parent
 
@@ -81,6 +82,16 @@ def test_training_with_patience_ends_with_a_test(patience_options, capsys):
     assert "tensorboard --logdir" in output
     assert "accuracy" in output
     assert list_steps(run / "checkpoints")[-1] == result["step"]
+    tags = [
+        [(e.step, value.tag) for e in events(folder) for value in e.summary.value]
+        for folder in (run / "tensorboard", run / "tensorboard/test")
+    ]
+    assert tags[0] == [
+        (0, "_hparams_/session_start_info"),
+        (result["step"], "_hparams_/session_end_info"),
+    ]
+    assert (result["best_step"], "confusion matrix") in tags[1]
+    assert {tag for _, tag in tags[1]} >= set(CLASS_NAMES)
 
 
 def test_complete_run_changes_nothing(patience_options, capsys):

@@ -9,7 +9,8 @@ import pytest
 
 from launchers import train
 from tests.conftest import CLASS_NAMES
-from worklab import Network, Session, provenance, runtime
+from tests.test_writer import events
+from worklab import Network, Session, Writer, provenance, runtime
 from worklab.options import DataOptions, LayerOptions, ReaderOptions, SessionOptions
 from worklab.provenance import describe_code, describe_machine, package_versions
 from worklab.readers import JsonListReader
@@ -92,7 +93,7 @@ def test_run_folder_opens_again_with_its_own_copy(tmp_path, tiny_folder, network
     reader = make_reader("train", CLASS_NAMES, given)
     network = make_network(reader, given)
     run = tmp_path / "run"
-    write_run(Session(run), given, network, reader)
+    write_run(Session(run), Writer(None), given, network, reader)
     network_file.write_text("raise RuntimeError('changed since')")
 
     setup = read_run(run)
@@ -105,12 +106,48 @@ def test_run_folder_opens_again_with_its_own_copy(tmp_path, tiny_folder, network
     assert (run / "notes.md").read_text() == "# run\n\n"
 
 
+def test_options_are_a_table_and_hyper_parameters_once(tmp_path, tiny_folder):
+    given = options(tiny_folder, save_every=7, layers=LayerOptions({"slow": 0.5}))
+    reader = make_reader("train", CLASS_NAMES, given)
+    network = make_network(reader, given)
+    session, taken = Session(tmp_path), {}
+    writer = Writer(tmp_path)
+    writer.write_hparams = taken.update
+    write_run(session, writer, given, network, reader)
+    (text,) = [
+        value.tensor.string_val[0].decode()
+        for event in events(tmp_path / "tensorboard/train")
+        for value in event.summary.value
+        if value.tag == "options"
+    ]
+    lines = text.splitlines()
+    assert lines[:2] == ["| option | value | |", "|---|---|---|"]
+    assert "| save_every | 7 | changed |" in lines
+    assert "| layers.lr_mult | slow 0.5 | changed |" in lines
+    assert "| reader.channels | 3 |  |" in lines
+    assert taken["save_every"] == 7
+    assert taken["layers.lr_mult"] == "slow 0.5"
+    assert taken["optimizer.name"] == "sgd"
+    assert isinstance(taken["schedule.learning_rate"], float)
+    assert "run" not in taken
+    taken.clear()
+    session._saved_step = 3  # as after a restart
+    write_run(session, writer, given, network, reader)
+    assert taken == {}
+
+
 def test_lists_may_have_moved(tmp_path, tiny_folder):
     given = options(tmp_path / "gone")
     reader = JsonListReader(
         tiny_folder / "train.json", CLASS_NAMES, options=given.reader
     )
-    write_run(Session(tmp_path / "run"), given, make_network(reader, given), reader)
+    write_run(
+        Session(tmp_path / "run"),
+        Writer(None),
+        given,
+        make_network(reader, given),
+        reader,
+    )
     setup = read_run(tmp_path / "run", data_folder=tiny_folder)
     assert len(make_reader("test", setup.class_names, setup)) == 6
 
@@ -120,10 +157,10 @@ def test_changed_options_are_logged(tmp_path, tiny_folder, caplog, monkeypatch):
     first = options(tiny_folder)
     reader = make_reader("train", CLASS_NAMES, first)
     network = make_network(reader, first)
-    write_run(Session(tmp_path), first, network, reader)
+    write_run(Session(tmp_path), Writer(None), first, network, reader)
     assert caplog.text == ""
     second = options(tiny_folder, save_every=7)
-    write_run(Session(tmp_path), second, network, reader)
+    write_run(Session(tmp_path), Writer(None), second, network, reader)
     assert "`save_every` was 500, is 7" in caplog.text
 
 
@@ -165,7 +202,7 @@ def test_record_says_what_a_run_was_started_with(tmp_path, tiny_folder, project)
     reader = make_reader("train", CLASS_NAMES, given)
     network = make_network(reader, given)
     run = tmp_path / "run"
-    write_run(Session(run), given, network, reader)
+    write_run(Session(run), Writer(None), given, network, reader)
     content = json.loads((run / "run.json").read_text())
     assert content["changed"] == {
         "save_every": 7,
@@ -183,7 +220,7 @@ def test_record_says_what_a_run_was_started_with(tmp_path, tiny_folder, project)
     assert {"processor", "cores", "memory_gigabytes", "gpus"} < {*content["machine"]}
     (project.parent / "helper_of_my_network.py").write_text("WIDTH = 5\n")
     (project.parent / "table.bin").write_bytes(b"\0\2")
-    write_run(Session(run), given, network, reader)
+    write_run(Session(run), Writer(None), given, network, reader)
     again = json.loads((run / "run.json").read_text())
     assert again["started"] == content["started"]
     assert again["revisions"]["network"] == f"{head}-dirty"
@@ -259,14 +296,14 @@ def test_another_network_or_other_images_are_refused(tmp_path, tiny_folder):
     first = options(tiny_folder)
     reader = make_reader("train", CLASS_NAMES, first)
     network = make_network(reader, first)
-    write_run(Session(tmp_path), first, network, reader)
+    write_run(Session(tmp_path), Writer(None), first, network, reader)
     other = options(tiny_folder, "worklab.networks.resnet:ResNet20")
     match = r"a run of the network `tests\.conftest:TinyNetwork`.*:ResNet20'"
     with pytest.raises(ValueError, match=match):
-        write_run(Session(tmp_path), other, network, reader)
+        write_run(Session(tmp_path), Writer(None), other, network, reader)
     valid = make_reader("valid", CLASS_NAMES, first)
     with pytest.raises(ValueError, match=r"the train list is not the one"):
-        write_run(Session(tmp_path), first, network, valid)
+        write_run(Session(tmp_path), Writer(None), first, network, valid)
 
 
 def test_precision_auto_is_what_the_run_began_with(tmp_path, tiny_folder, monkeypatch):
@@ -279,6 +316,6 @@ def test_precision_auto_is_what_the_run_began_with(tmp_path, tiny_folder, monkey
     reader = make_reader("train", CLASS_NAMES, begun)
     network = make_network(reader, begun)
     assert network.precision == "bfloat16"
-    write_run(Session(begun.run), begun, network, reader)
+    write_run(Session(begun.run), Writer(None), begun, network, reader)
     monkeypatch.setattr(runtime, "bfloat16_hardware", lambda: "")  # another machine
     assert resolve(given) == begun

@@ -7,7 +7,7 @@ import tyro
 from sklearn.utils.class_weight import compute_class_weight
 
 from launchers import train
-from worklab import Session
+from worklab import Session, Writer
 from worklab.cli import options_from_json, options_to_json
 from worklab.options import AugmentOptions, DataOptions, ReaderOptions
 from worklab.reader import Share
@@ -311,12 +311,14 @@ def test_lists_of_a_launcher_are_mixed_and_part_of_the_run(tmp_path, tiny_folder
     assert np.count_nonzero(drawn(reader, 200) >= 18) == 50
     assert len(make_reader("valid", CLASS_NAMES, options)) == 6
     network = make_network(reader, options)
-    write_run(Session(tmp_path), options, network, reader)
-    write_run(Session(tmp_path), options, network, reader)  # as at a restart
+    write_run(Session(tmp_path), Writer(None), options, network, reader)
+    write_run(
+        Session(tmp_path), Writer(None), options, network, reader
+    )  # as at a restart
     (tiny_folder / "more.json").write_text('{"0.png": "circle"}')
     match = r"the mix list is not the one .*Received: data\.mix=\{'more\.json': 0\.25"
     with pytest.raises(ValueError, match=match):
-        write_run(Session(tmp_path), options, network, reader)
+        write_run(Session(tmp_path), Writer(None), options, network, reader)
 
 
 @pytest.mark.parametrize("mix", [{"valid.json": 1.0}, {"valid.json": 0.0}])

@@ -43,7 +43,7 @@ SHORT = {
     "patience.max-decays": 2,
 }
 LONG = SHORT | {"patience.patience": 8, "patience.max-decays": 4}
-# In the order of a training; the last three come once, at its end.
+# In the order of a training; the last four come once, at its end.
 PHASES = [
     "starting",
     "restoring",
@@ -59,11 +59,12 @@ PHASES = [
     "linking",
     "deleting",
     "final test",
+    "drawing",
     "writing answers",
     "writing result",
 ]
 
-ONCE = {"starting", "restoring", "compiling", *PHASES[-3:]}
+ONCE = {"starting", "restoring", "compiling", *PHASES[-4:]}
 
 stress = pytest.mark.stress
 
@@ -187,10 +188,12 @@ def outcome(run):
     }
     curves = {
         folder.name: [point for point in scalars(folder) if "speed/" not in point[1]]
-        for folder in (run / "tensorboard").iterdir()
+        for folder in [run / "tensorboard", *(run / "tensorboard").glob("*/")]
     }
     graphs = [e.step for e in events(run / "tensorboard/train") if e.graph_def]
-    return files | {"curves": curves, "graphs": graphs}
+    tested = events(run / "tensorboard/test")
+    pictures = [(e.step, value.tag) for e in tested for value in e.summary.value]
+    return files | {"curves": curves, "graphs": graphs, "pictures": pictures}
 
 
 def assert_equal_outcomes(found, expected):
@@ -230,18 +233,18 @@ def kill_after(child, num_marks):
 
 def plan_of_kills(phases, num_random, rng):
     """Return phases, and numbers of marks for random moments, in random order."""
-    plan = [phase for phase in phases if phase not in PHASES[-3:]]
+    plan = [phase for phase in phases if phase not in PHASES[-4:]]
     plan += [rng.randint(1, 25) for _ in range(num_random)]
     rng.shuffle(plan)
     # Nothing is there to be restored before the first kill.
     plan.insert(0, plan.pop(plan.index("step")))
-    return plan + [phase for phase in phases if phase in PHASES[-3:]]
+    return plan + [phase for phase in phases if phase in PHASES[-4:]]
 
 
 @pytest.mark.parametrize(
     ("settings", "phases", "num_random"),
     [
-        (SHORT, ["step", "saving", "renamed", "validating", "final test"], 1),
+        (SHORT, ["step", "saving", "renamed", "validating", "drawing"], 1),
         pytest.param(LONG, PHASES, 30, marks=stress),
     ],
     ids=["few", "30"],
@@ -321,7 +324,7 @@ def assert_stopped_well(child, run, code, number):
             LONG,
             [
                 (phase, number)
-                for phase in PHASES[:-2]
+                for phase in PHASES[:-3]
                 for number in (signal.SIGTERM, signal.SIGINT)
                 if phase != "linking"  # nobody waits in the queue here
             ],
@@ -596,7 +599,7 @@ def whole_checkpoints(run):
                 (("starting", 1), [".lock"]),
                 (("compiling", 1), ["history.csv", "tensorboard/train"]),
                 (("logging", 9), ["history.csv", "tensorboard", "checkpoints/"]),
-                (("final test", 1), ["tests/step-"]),
+                (("final test", 1), ["tensorboard/test"]),
                 (("writing result", 1), ["tests/step-", "result.json"]),
             ]
         ),

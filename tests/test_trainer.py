@@ -303,8 +303,14 @@ def test_graph_images_and_histograms_are_written(tmp_path, tiny_reader):
         for value in event.summary.value
     ]
     assert (0, "training batch") in tags
-    kernel = "slow/a/conv/kernel"
-    assert [step for step, tag in tags if tag == kernel] == [2, 4]
+    for kind, variable in (
+        ("weights", "slow/a/conv/kernel"),
+        ("gradients", "slow/a/conv/kernel"),
+        ("weights", "frozen/conv/kernel"),
+    ):
+        tag = f"{kind}/{variable}"
+        assert [step for step, found in tags if found == tag] == [2, 4], tag
+    assert all(tag != "gradients/frozen/conv/kernel" for _, tag in tags)
     graphs = [e for e in read_events(tmp_path / "tensorboard/train") if e.graph_def]
     assert len(graphs) == 1
 

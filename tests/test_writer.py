@@ -1,11 +1,18 @@
 import csv
+from pathlib import Path
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from rich.console import Console
+from sklearn import metrics
+from tensorboard.plugins.hparams import plugin_data_pb2 as hparams_metadata
 
 from worklab import Writer
+from worklab.curves import threshold_counts
 from worklab.graph import keras_graph
+from worklab.tensorboard_events import EventFile, cut_events
+from worklab.tensorboard_values import scalar
 
 
 def events(folder):
@@ -98,7 +105,7 @@ def test_images_histograms_and_texts_come_back(tmp_path):
     images = np.random.default_rng(0).integers(0, 255, (2, 4, 4, 3), dtype=np.uint8)
     with Writer(tmp_path) as writer:
         writer.write_images(3, {"batch": images})
-        writer.write_histograms(3, {"kernel": np.arange(10.0)})
+        writer.write_histograms(3, {"kernel": np.arange(30.0)})
         writer.write_text(3, {"notes": "**bold**"})
     found = {
         value.metadata.plugin_data.plugin_name: tf.make_ndarray(value.tensor)
@@ -107,8 +114,167 @@ def test_images_histograms_and_texts_come_back(tmp_path):
     }
     decoded = tf.io.decode_png(found["images"][2]).numpy()
     np.testing.assert_array_equal(decoded, images[0])
-    assert found["histograms"][:, 2].sum() == 10
+    assert found["histograms"][:, 2].tolist() == [1.0] * 30
+    np.testing.assert_allclose(found["histograms"][[0, -1], [0, 1]], [0, 29])
     assert found["text"] == b"**bold**"
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 3), (1, 4, 4, 2)])
+def test_images_of_another_shape_are_refused(tmp_path, shape):
+    with pytest.raises(ValueError, match=r"images `batch` must be uint8.*Received"):
+        Writer(tmp_path).write_images(1, {"batch": np.zeros(shape, np.uint8)})
+
+
+def test_equal_values_and_no_values_have_a_histogram(tmp_path):
+    arrays = {"equal": np.full(5, 3.0), "none": np.zeros(0), "bad": np.array([np.nan])}
+    with Writer(tmp_path) as writer:
+        writer.write_histograms(1, arrays)
+    tables = {
+        value.tag: tf.make_ndarray(value.tensor)
+        for event in events(tmp_path / "tensorboard/train")
+        for value in event.summary.value
+    }
+    assert tables["equal"][-1].tolist() == [3, 3, 5]
+    assert tables["none"].sum() == tables["bad"].sum() == 0
+
+
+def test_precision_and_recall_are_those_of_scikit_learn(tmp_path):
+    rng = np.random.default_rng(0)
+    is_class, scores = rng.random(50) < 0.3, rng.random(50)
+    counts = threshold_counts(is_class, scores, num_thresholds=11)
+    with Writer(tmp_path) as writer:
+        writer.write_pr_curves(4, {"cat": counts}, split="test")
+    (event,) = [e for e in events(tmp_path / "tensorboard/test") if e.summary.value]
+    (value,) = event.summary.value
+    assert (event.step, value.tag) == (4, "cat")
+    assert value.metadata.plugin_data.plugin_name == "pr_curves"
+    table = tf.make_ndarray(value.tensor)
+    for column, threshold in enumerate(np.linspace(0, 1, 11)):
+        called = scores >= threshold
+        precision = metrics.precision_score(is_class, called, zero_division=0)
+        recall = metrics.recall_score(is_class, called)
+        np.testing.assert_allclose(table[4:, column], [precision, recall], rtol=1e-6)
+    np.testing.assert_array_equal(table[:4].sum(axis=0), 50)
+
+
+def test_hyper_parameters_and_end_are_a_session_of_the_run(tmp_path):
+    hparams = {"optimizer.name": "sgd", "rate": 0.5, "nesterov": True, "batch": 8}
+    with Writer(tmp_path) as writer:
+        writer.write_hparams(hparams)
+        state = writer.get_state()
+        writer.write_end(7)
+    again = Writer(tmp_path)
+
+    def found():
+        return {
+            value.tag: hparams_metadata.HParamsPluginData.FromString(
+                value.metadata.plugin_data.content
+            )
+            for event in events(tmp_path / "tensorboard")
+            for value in event.summary.value
+        }
+
+    start, end = found().values()
+    assert start.session_start_info.group_name == str(tmp_path)
+    given = start.session_start_info.hparams
+    assert given["optimizer.name"].string_value == "sgd"
+    assert given["rate"].number_value == 0.5
+    assert given["nesterov"].bool_value is True
+    assert end.session_end_info.status == 1  # success
+    again.set_state(state)  # as where a complete run goes on
+    assert list(found()) == ["_hparams_/session_start_info"]
+
+
+def test_layers_have_rows_and_curves_that_are_cut_like_the_history(tmp_path):
+    with Writer(tmp_path) as writer:
+        writer.write_layers(1, {"stem": 0.0, "top": 0.1}, {"top": 0.25})
+        state = writer.get_state()
+        writer.write_layers(2, {"stem": 0.0, "top": 0.1}, {"top": 99.0})
+    Writer(tmp_path).set_state(state)
+    assert (tmp_path / "layers.csv").read_text() == (
+        "step,group,learning_rate,update_to_weight\n1,stem,0,\n1,top,0.1,0.25\n"
+    )
+    assert scalars(tmp_path / "tensorboard/train") == [
+        (1, "learning_rate/stem", 0.0),
+        (1, "learning_rate/top", float(np.float32(0.1))),
+        (1, "update_to_weight/top", 0.25),
+    ]
+
+
+class Recorder:
+    """Keeps the names of what it is given."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, verb):
+        def take(*arguments, **settings):
+            names = [sorted(a) for a in arguments if isinstance(a, dict)]
+            self.calls.append((verb, *names[:1], *settings.values()))
+
+        return take
+
+
+def write_everything(writer):
+    image = np.zeros((1, 2, 2, 3), np.uint8)
+    writer.write_scalars(1, {"loss": 0.5}, split="valid")
+    writer.write_layers(1, {"stem": 0.1}, {"stem": 0.01})
+    writer.write_speed(1, {"images_per_second": 9.0})
+    writer.write_images(1, {"batch": image})
+    writer.write_histograms(1, {"kernel": np.zeros(2)})
+    writer.write_text(0, {"options": "| a |"})
+    writer.write_hparams({"rate": 0.1})
+    writer.set_state(writer.get_state())  # nobody is closed by going back
+    writer.close()
+
+
+def test_others_get_what_the_writer_gets(tmp_path):
+    other = Recorder()
+    write_everything(Writer(tmp_path, others=[other]))
+    assert other.calls == [
+        ("write_scalars", ["loss"], "valid"),
+        ("write_scalars", ["learning_rate/stem", "update_to_weight/stem"], "train"),
+        ("write_scalars", ["speed/images_per_second"], "train"),
+        ("write_images", ["batch"], "train"),
+        ("write_histograms", ["kernel"]),
+        ("write_text", ["options"], "train"),
+        ("write_hparams", ["rate"]),
+        ("close",),
+    ]
+
+
+def test_silent_writer_writes_nothing_and_tells_nobody(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    other = Recorder()
+    write_everything(Writer(None, others=[other]))
+    assert other.calls == []
+    assert not list(tmp_path.iterdir())
+
+
+def test_event_is_on_disk_as_soon_as_it_is_written(tmp_path):
+    writer = Writer(tmp_path)
+    writer.write_scalars(1, {"loss": 0.5})
+    assert scalars(tmp_path / "tensorboard/train") == [(1, "loss", 0.5)]
+
+
+def test_cut_that_was_killed_half_way_leaves_each_event_once(tmp_path, monkeypatch):
+    run = tmp_path / "train"
+    for step in (1, 2):
+        EventFile(run).write_values(step, [scalar("loss", step)])
+    unlink = Path.unlink
+
+    def stop_at_events(path, **settings):
+        if path.name.startswith("events"):
+            raise KeyboardInterrupt
+        unlink(path, **settings)
+
+    monkeypatch.setattr(Path, "unlink", stop_at_events)
+    with pytest.raises(KeyboardInterrupt):
+        cut_events(run, 2)
+    monkeypatch.undo()
+    assert len(list(run.iterdir())) == 2
+    cut_events(run, 2)
+    assert [step for step, _, _ in scalars(run)] == [1, 2]
 
 
 def test_graph_has_a_node_for_each_layer_in_nested_scopes(tmp_path, tiny_network):

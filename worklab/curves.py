@@ -42,6 +42,25 @@ class PrecisionRecallCurve:
 
 
 @dataclasses.dataclass(frozen=True)
+class ThresholdCounts:
+    """What is right and wrong where a class is called from a probability on.
+
+    Arrays (num_thresholds,) are of thresholds in equal steps from 0 to 1.
+
+    Attributes:
+        true_positives: Images of the class that are called it.
+        false_positives: Images of others that are called it.
+        true_negatives: Images of others that are not.
+        false_negatives: Images of the class that are not.
+    """
+
+    true_positives: np.ndarray
+    false_positives: np.ndarray
+    true_negatives: np.ndarray
+    false_negatives: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
 class OperatingPoint:
     """What a threshold brings that was chosen for a specificity or a sensitivity.
 
@@ -220,4 +239,32 @@ def _point(counts: _Counts, target: float, place: int) -> OperatingPoint:
         sensitivity=float(counts.true[place] / counts.true[-1]),
         specificity=float(1 - counts.false[place] / counts.false[-1]),
         threshold=float(counts.thresholds[place]) if place else None,
+    )
+
+
+def threshold_counts(
+    is_class: np.ndarray, scores: np.ndarray, *, num_thresholds: int = 201
+) -> ThresholdCounts:
+    """Return what each threshold from 0 to 1 makes of a class's probabilities.
+
+    Args:
+        is_class: Whether an image is of the class, bool (num_images,).
+        scores: Its probability, float (num_images,), in 0..1.
+        num_thresholds: At least 2.
+
+    Example:
+        >>> is_class, scores = np.array([True, False]), np.array([0.9, 0.4])
+        >>> threshold_counts(is_class, scores, num_thresholds=3).true_positives
+        array([1, 1, 0])
+    """
+    thresholds = np.linspace(0, 1, num_thresholds)
+    called = [
+        (group >= thresholds[:, np.newaxis]).sum(axis=1)
+        for group in (scores[is_class], scores[~is_class])
+    ]
+    return ThresholdCounts(
+        true_positives=called[0],
+        false_positives=called[1],
+        true_negatives=np.sum(~is_class) - called[1],
+        false_negatives=np.sum(is_class) - called[0],
     )

@@ -488,7 +488,7 @@ class TrainingOptions:
     log_images: bool = False
     """Write images of the first training batch, as augmented, to TensorBoard."""
     log_histograms: int = 0
-    """Steps between histograms of the weights in TensorBoard; 0: none."""
+    """Steps between histograms of weights and gradients in TensorBoard; 0: none."""
 
 
 @dataclasses.dataclass(frozen=True)

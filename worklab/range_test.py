@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from matplotlib.figure import Figure
 
 from worklab.cli import options_to_json
@@ -17,6 +16,8 @@ from worklab.files import replacing, write_atomically, write_json, writing
 from worklab.lr_finder import RangeTest, evaluate, find_rates, has_diverged, smooth
 from worklab.options import FindOptions
 from worklab.schedules import Schedule
+from worklab.tensorboard_events import EventFile
+from worklab.tensorboard_values import scalar
 from worklab.trainer import NonFiniteLoss, Trainer
 from worklab.writer import Writer
 
@@ -159,11 +160,7 @@ def _write_events(found: RangeTest, folder: Path) -> None:
         "smooth_loss": found.smooth_losses,
         "learning_rate": found.rates,
     }
-    writer = tf.summary.create_file_writer(str(folder))
-    with writer.as_default(np.int64(0)):
-        for name, values in curves.items():
-            for step, value in enumerate(values):
-                tf.summary.scalar(
-                    f"find_lr/{name}", np.float32(value), step=np.int64(step)
-                )
-    writer.close()
+    file = EventFile(folder)
+    for name, values in curves.items():
+        for step, value in enumerate(values):
+            file.write_values(step, [scalar(f"find_lr/{name}", value)])

@@ -14,14 +14,16 @@ from worklab.files import write_atomically, write_json
 from worklab.lists import write_class_names
 from worklab.network import Network
 from worklab.network_source import find_file, find_source
-from worklab.option_files import changed_options, options_to_json
+from worklab.option_files import changed_options, flatten, options_to_json
 from worklab.options import DataOptions, ReaderOptions, with_test_form
 from worklab.pretrained import ImportReport
 from worklab.provenance import describe_code, describe_machine, package_versions
 from worklab.reader import Reader
 from worklab.readers import digest_source
+from worklab.run_summaries import spell
 from worklab.runtime import gpu_names
 from worklab.session import Session
+from worklab.writer import Writer
 
 NETWORK_FILE = "network.py"
 """Copy of the network's module in a run folder."""
@@ -29,11 +31,18 @@ NETWORK_FILE = "network.py"
 CHANGES_FILE = "changes.diff"
 """What was not committed when the run was started."""
 
+# Options that runs are compared by, whether or not somebody has changed them.
+_HPARAMS = (
+    *("network", "pretrained", "reader.batch_size", "optimizer.name"),
+    *("schedule.learning_rate", "layers.weight_decay", "session.seed"),
+)
+
 _logger = logging.getLogger(__name__)
 
 
 def write_run(
     session: Session,
+    writer: Writer,
     options: Any,
     network: Network,
     train_reader: Reader,
@@ -43,14 +52,15 @@ def write_run(
 
     That is `network.py`, a copy of the network's module; `changes.diff`, what is not
     committed of the project it is in, and of worklab; `classes.json`; `summary.txt`;
-    and an empty `notes.md`.
+    and an empty `notes.md`. When a run begins, TensorBoard gets its options as well.
 
     On a restart, options, versions and code that differ from those of the last start
     are logged, and what makes it another run is refused. Of several workers only the
     chief writes.
 
     Args:
-        session: Of the run.
+        session: Of the run, started.
+        writer: Gets the options as a table, and as hyper-parameters.
         options: The launcher's option dataclass.
         network: The source of its module is copied.
         train_reader: Its class names are pinned, its source is part of the run.
@@ -100,6 +110,8 @@ def write_run(
     notes = run / "notes.md"
     if not notes.exists():
         write_atomically(notes, lambda file: file.write(f"# {run.name}\n\n"))
+    if session.is_new:
+        _write_options(writer, content["options"], content["changed"])
     summary = network.summary()
     write_atomically(run / "summary.txt", lambda file: file.write(summary))
     write_json(path, content)  # last: whoever waits for the run may read it now
@@ -157,6 +169,23 @@ def _changed(options: Any) -> dict[str, Any]:
         if getattr(options.reader, name) == getattr(unsaid, name):
             changed.pop(f"reader.{name}", None)
     return changed
+
+
+def _write_options(
+    writer: Writer, options: Mapping[str, Any], changed: Mapping[str, Any]
+) -> None:
+    flat = flatten(options)
+    rows = ["| option | value | |", "|---|---|---|"]
+    for name, value in flat.items():
+        text = spell(value).replace("|", "\\|")
+        rows.append(f"| {name} | {text} | {'changed' if name in changed else ''} |")
+    writer.write_text(0, {"options": "\n".join(rows)})
+    names = [*_HPARAMS, *(name for name in changed if name not in ("run", *_HPARAMS))]
+    writer.write_hparams({name: _plain(flat[name]) for name in names if name in flat})
+
+
+def _plain(value: Any) -> bool | float | str:
+    return value if isinstance(value, bool | int | float | str) else spell(value)
 
 
 def _write_source(network_class: type[Network], copy: Path) -> None:

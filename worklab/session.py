@@ -527,8 +527,9 @@ class Session:
     ) -> Path:
         arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
         # What the state counts must be on disk before the checkpoint that counts it.
-        if (self.run / "history.csv").exists():
-            bring_to_disk(self.run / "history.csv")
+        for log in (self.run / "history.csv", self.run / "layers.csv"):
+            if log.exists():
+                bring_to_disk(log)
         return self.checkpoints.save(step, arrays, state, kept_steps=kept_steps)
 
     def _kept_steps(self) -> set[int]:

@@ -83,6 +83,10 @@ class Stages:
         network = self.network
         return [v for name, v in network.variables.items() if name in self.first_steps]
 
+    def history(self, layer: str) -> tuple[float, ...]:
+        """Return the multipliers of a layer, one for each stage."""
+        return tuple(float(multipliers[layer]) for multipliers in self._multipliers)
+
     def enter(self, step: int) -> bool:
         """Set the multipliers for the next step.
 

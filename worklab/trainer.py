@@ -14,6 +14,7 @@ import tensorflow as tf
 from worklab.clock import Clock
 from worklab.counting import count_training, count_work
 from worklab.feature_cache import FeatureCache
+from worklab.layer_groups import LayerGroups
 from worklab.micro_batches import Gradients, sum_over_parts
 from worklab.mixing import partners
 from worklab.moving_statistics import estimate_statistics
@@ -122,6 +123,8 @@ class Trainer:
         )
         self.options = options
         self._stages = Stages(network, options.stages)
+        self._groups = LayerGroups(network, self._stages)
+        self._returns_gradients = options.log_histograms > 0
         with self.devices.strategy.scope():
             self.optimizer = make_optimizer(
                 optimizer,
@@ -143,6 +146,8 @@ class Trainer:
         self._batches: Iterator[Batch] = iter(())
         self._next_step = -1
         self._learning: list[Any] = []
+        self._gradients_now: list[tf.Tensor] = []
+        self._norms_now: tf.Tensor | None = None
         self._step_function: Any = None
         self._clock = Clock()
         self._cache: FeatureCache | None = None
@@ -310,6 +315,7 @@ class Trainer:
         self._trainable = trainable
         follow(self.optimizer, self.network)
         self.__dict__.pop("_seconds_at_limit", None)  # other layers, other work
+        self._groups.follow()
         self._statistics, self._generators = _changing(self.network)
         self._step_function = None  # traced anew
 
@@ -336,13 +342,18 @@ class Trainer:
         move = self.schedule.momentum
         momentum = 0.0 if move is None else move(self.session.step)
         self.session.step += 1
+        self._gradients_now, self._norms_now = [], None
         if self.session.step in self._skipped:
             return
+        is_measured = self._has_row() and not self.writer.silent
+        weights = self._groups.weights() if is_measured else []
         numbers = self._step_function(
             self.devices.split(batch), np.float32(rate), np.float32(momentum)
         )
-        started = _Step(self.session.step, *self.devices.first(numbers))
-        self._started_steps.append(started)
+        scalars, losses, self._gradients_now = self.devices.first(numbers)
+        if is_measured:
+            self._norms_now = self._groups.norms(weights)
+        self._started_steps.append(_Step(self.session.step, scalars, losses))
 
     def _is_awaited(self, end: int) -> bool:
         """Return whether the loss of this step is needed before the next begins."""
@@ -351,20 +362,22 @@ class Trainer:
         return kept or ends or schedule.cool_down.watches_loss or self._is_logged(end)
 
     def _is_logged(self, end: int) -> bool:
-        return (
-            self.session.step % self.options.log_every == 0 or self.session.step == end
-        )
+        return self._has_row() or self.session.step == end
+
+    def _has_row(self) -> bool:
+        return self.session.step % self.options.log_every == 0
 
     def _train_step(
         self,
         batch: Mapping[str, tf.Tensor],
         learning_rate: tf.Tensor,
         momentum: tf.Tensor,
-    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor, list[tf.Tensor]]:
         """Update the weights on one device, by the rows of all devices.
 
         Returns:
-            Scalars, and the loss of each image of the whole batch; the same on all.
+            Scalars, the loss of each image of the whole batch, and where histograms
+            are asked for the gradients, not clipped; the same on all.
         """
         total_weight = self.devices.sum(tf.reduce_sum(batch["weights"]))
         with self.devices.own_randomness(self._generators):
@@ -381,7 +394,8 @@ class Trainer:
             self._momentum.assign(momentum)
         self.optimizer.apply(gradients, self._learning)  # multiplies by each lr_mult
         scalars = {name: value / total_weight for name, value in sums.items()}
-        return scalars | {"gradient_norm": tf.linalg.global_norm(gradients)}, losses
+        scalars["gradient_norm"] = tf.linalg.global_norm(gradients)
+        return scalars, losses, gradients if self._returns_gradients else []
 
     def _gradients(
         self, batch: Mapping[str, tf.Tensor], total_weight: tf.Tensor
@@ -459,15 +473,21 @@ class Trainer:
         )
 
     def _log(self, rate: float, end: int, last_step: int) -> None:
-        step, every = self.session.step, self.options.log_every
+        step = self.session.step
         if self._is_logged(end) and self._sums:
             speed, waiting = self._clock.read()
             loss = self._sums["loss"] / self._sums["steps"]
             self.writer.show_progress(step, last_step, loss, rate, speed)
-        if step % every == 0 and self._sums:  # not if every step was skipped
+        if self._has_row() and self._sums:  # not if every step was skipped
             scalars = _means(self._sums)
             self._sums.clear()
             self.writer.write_scalars(step, scalars | {"learning_rate": rate})
+            norms = self._norms_now
+            self.writer.write_layers(
+                step,
+                self._groups.rates(rate),
+                {} if norms is None else self._groups.ratios(norms),
+            )
             self.writer.write_speed(
                 step,
                 {
@@ -477,9 +497,21 @@ class Trainer:
                 },
             )
         every = self.options.log_histograms
-        if every and step % every == 0:
-            arrays = {n: v.value.numpy() for n, v in self.network.variables.items()}
-            self.writer.write_histograms(step, arrays)
+        if every and step % every == 0 and not self.writer.silent:
+            self.writer.write_histograms(step, self._distributions())
+
+    def _distributions(self) -> dict[str, np.ndarray]:
+        """Return weights, and the gradients of this step before they are clipped."""
+        variables = self.network.variables
+        name_of = {id(variable): name for name, variable in variables.items()}
+        arrays = {f"weights/{n}": v.value.numpy() for n, v in variables.items()}
+        if self._gradients_now:  # none where the step was skipped
+            for variable, gradient in zip(
+                self._learning, self._gradients_now, strict=True
+            ):
+                name = name_of[id(variable)]
+                arrays[f"gradients/{name}"] = tf.convert_to_tensor(gradient).numpy()
+        return arrays
 
 
 def _means(sums: Mapping[str, float]) -> dict[str, float]:

@@ -1,8 +1,6 @@
 """Writer: TensorBoard, CSV and console, one verb each."""
 
-import contextlib
-import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
@@ -12,10 +10,19 @@ import tensorflow as tf
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from worklab import tensorboard_values as values_of
+from worklab.csv_log import CsvLog
+from worklab.curves import ThresholdCounts
 from worklab.files import writing
 from worklab.graph import keras_graph
+from worklab.metric_writer import MetricWriter as MetricWriter
+from worklab.tensorboard_events import EventFile, cut_events
 
 _COLUMNS = ("step", "split", "loss", "accuracy", "learning_rate")
+_LAYER_COLUMNS = ("step", "group", "learning_rate", "update_to_weight")
+
+# The TensorBoard run in whose sub-runs its HParams plugin looks for results.
+_WHOLE = "."
 
 
 class Writer:
@@ -23,8 +30,9 @@ class Writer:
 
     Scalars of each split go to a TensorBoard run of their own under one tag, so that
     training and validation share a chart. `history.csv` has one row for each step
-    and split written. After a restart both go on from the restored step: what a dead
-    run had written beyond it is taken away.
+    and split written, `layers.csv` one for each step and group of layers. After a
+    restart all go on from the restored step: what a dead run had written beyond it is
+    taken away.
 
     Use it as it is; it is not made for subclassing. It computes nothing.
 
@@ -32,17 +40,27 @@ class Writer:
         run: Folder of the run; files appear with the first thing written. None: takes
             everything and writes nothing, as on all workers but the chief.
         console: Where progress is shown; None shows nothing.
+        others: Take scalars, images, histograms, texts and hyper-parameters as well;
+            not where `run` is None. They are closed with this.
     """
 
-    def __init__(self, run: Path | None, *, console: Console | None = None) -> None:
+    def __init__(
+        self,
+        run: Path | None,
+        *,
+        console: Console | None = None,
+        others: Sequence[MetricWriter] = (),
+    ) -> None:
         self.silent = run is None
-        run = Path() if run is None else Path(run)
-        self.history_path = run / "history.csv"
-        self.tensorboard_folder = run / "tensorboard"
+        self._others = () if run is None else tuple(others)
+        self._run = Path() if run is None else Path(run)
+        self._history = CsvLog(self._run / "history.csv", _COLUMNS)
+        self._layers = CsvLog(self._run / "layers.csv", _LAYER_COLUMNS)
+        self.history_path = self._history.path
+        self.tensorboard_folder = self._run / "tensorboard"
         self.console = console
-        self._num_rows = 0
         self._last_steps: dict[str, int] = {}
-        self._event_writers: dict[str, Any] = {}
+        self._event_files: dict[str, EventFile] = {}
         self._profiling = False
         self._progress: Progress | None = None
         self._task: Any = None
@@ -56,24 +74,41 @@ class Writer:
         row = {"step": step, "split": split} | {
             name: f"{value:.9g}" for name, value in scalars.items()
         }
-        with writing(self.history_path):
-            self.history_path.parent.mkdir(parents=True, exist_ok=True)
-            new = not self.history_path.exists()
-            with open(self.history_path, "a", encoding="utf-8", newline="") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                if new:
-                    writer.writerow(_COLUMNS)
-                writer.writerow([row.get(column, "") for column in _COLUMNS])
-        self._num_rows += 1
-        with self._events(split, step):
-            for name, value in scalars.items():
-                tf.summary.scalar(name, np.float32(value))
+        self._history.append([[row.get(column, "") for column in _COLUMNS]])
+        self._write_points(step, scalars, split)
+
+    def write_layers(
+        self, step: int, rates: Mapping[str, float], ratios: Mapping[str, float]
+    ) -> None:
+        """Write how fast each group of layers learns, as rows and as curves.
+
+        Args:
+            step: Of training.
+            rates: Learning rates by group.
+            ratios: How far the step has moved a group's weights, as a share of their
+                length; of the groups that learn.
+        """
+        if self.silent:
+            return
+        self._layers.append(
+            [
+                [
+                    step,
+                    name,
+                    f"{rate:.9g}",
+                    f"{ratios[name]:.9g}" if name in ratios else "",
+                ]
+                for name, rate in rates.items()
+            ]
+        )
+        points = {f"learning_rate/{name}": rate for name, rate in rates.items()}
+        points |= {f"update_to_weight/{name}": ratio for name, ratio in ratios.items()}
+        self._write_points(step, points, "train")
 
     def write_speed(self, step: int, speeds: Mapping[str, float]) -> None:
         """Write the speed of training, which no two runs share, to TensorBoard."""
-        with self._events("train", step):
-            for name, value in speeds.items():
-                tf.summary.scalar(f"speed/{name}", np.float32(value))
+        points = {f"speed/{name}": value for name, value in speeds.items()}
+        self._write_points(step, points, "train")
 
     def start_profile(self) -> None:
         """Begin a TensorFlow profile, for TensorBoard's profile plugin, once."""
@@ -88,28 +123,70 @@ class Writer:
             with writing(self.tensorboard_folder):
                 tf.profiler.experimental.stop()
 
-    def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-        """Write batches of uint8 images (batch, height, width, channels)."""
-        with self._events("train", step):
-            for name, batch in images.items():
-                tf.summary.image(name, batch, max_outputs=len(batch))
+    def write_images(
+        self, step: int, images: Mapping[str, np.ndarray], *, split: str = "train"
+    ) -> None:
+        """Write batches of uint8 images (batch, height, width, channels).
+
+        Raises:
+            ValueError: If some have another type or shape.
+        """
+        if self.silent:
+            return
+        values = [values_of.images(name, batch) for name, batch in images.items()]
+        self._write_values(step, values, split)
+        for other in self._others:
+            other.write_images(step, images, split=split)
 
     def write_histograms(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Write the distribution of each array's values."""
-        with self._events("train", step):
-            for name, array in arrays.items():
-                tf.summary.histogram(name, array)
+        if self.silent:
+            return
+        values = [values_of.histogram(name, array) for name, array in arrays.items()]
+        self._write_values(step, values, "train")
+        for other in self._others:
+            other.write_histograms(step, arrays)
+
+    def write_pr_curves(
+        self, step: int, curves: Mapping[str, ThresholdCounts], *, split: str
+    ) -> None:
+        """Write a precision-recall curve for each class."""
+        if self.silent:
+            return
+        values = [values_of.precision_recall(name, c) for name, c in curves.items()]
+        self._write_values(step, values, split)
 
     def write_graph(self, model: Any) -> None:
         """Write a Keras functional model as a graph of nested scopes."""
-        with self._events("train", 0):
-            tf.summary.graph(keras_graph(model))
+        if self.silent:
+            return
+        with writing(self.tensorboard_folder / "train"):
+            file = self._event_file("train", 0)
+            file.write_graph(0, keras_graph(model).SerializeToString())
 
-    def write_text(self, step: int, texts: Mapping[str, str]) -> None:
+    def write_text(
+        self, step: int, texts: Mapping[str, str], *, split: str = "train"
+    ) -> None:
         """Write texts in Markdown."""
-        with self._events("train", step):
-            for name, text in texts.items():
-                tf.summary.text(name, text)
+        if self.silent:
+            return
+        values = [values_of.text(name, text) for name, text in texts.items()]
+        self._write_values(step, values, split)
+        for other in self._others:
+            other.write_text(step, texts, split=split)
+
+    def write_hparams(self, hparams: Mapping[str, bool | float | str]) -> None:
+        """Write the hyper-parameters, by which TensorBoard compares runs."""
+        if self.silent:
+            return
+        values = [values_of.session_start(str(self._run), hparams)]
+        self._write_values(0, values, _WHOLE)
+        for other in self._others:
+            other.write_hparams(hparams)
+
+    def write_end(self, step: int) -> None:
+        """Write that the run is complete, for the comparison of runs."""
+        self._write_values(step, [values_of.session_end()], _WHOLE)
 
     def show_progress(
         self,
@@ -155,51 +232,64 @@ class Writer:
         self.close()
 
     def close(self) -> None:
-        """Bring everything to disk, and end profile and progress bar."""
+        """End profile and progress bar, and close the others."""
+        self._end()
+        for other in self._others:
+            other.close()
+
+    def get_state(self) -> dict[str, Any]:
+        """Say how far goes what is written, all of which has left this process."""
+        return {
+            "num_rows": self._history.num_rows,
+            "num_layer_rows": self._layers.num_rows,
+            "last_steps": dict(self._last_steps),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go back to a state: take away what was written after it."""
+        self._end()
+        self._history.num_rows = state["num_rows"]
+        self._layers.num_rows = state.get("num_layer_rows", 0)
+        self._last_steps = dict(state["last_steps"])
+        if self.silent:
+            return
+        self._history.cut()
+        self._layers.cut()
+        if self.tensorboard_folder.is_dir():
+            folders = [
+                each for each in self.tensorboard_folder.iterdir() if each.is_dir()
+            ]
+            for folder in [self.tensorboard_folder, *folders]:
+                split = str(folder.relative_to(self.tensorboard_folder))
+                with writing(folder):
+                    cut_events(folder, self._last_steps.get(split, -1))
+
+    def _write_points(self, step: int, points: Mapping[str, float], split: str) -> None:
+        if self.silent:
+            return
+        values = [values_of.scalar(name, value) for name, value in points.items()]
+        self._write_values(step, values, split)
+        for other in self._others:
+            other.write_scalars(step, points, split=split)
+
+    def _write_values(self, step: int, values: Sequence[Any], split: str) -> None:
+        if self.silent:
+            return
+        with writing(self.tensorboard_folder / split):
+            self._event_file(split, step).write_values(step, values)
+
+    def _event_file(self, split: str, step: int) -> EventFile:
+        if split not in self._event_files:
+            self._event_files[split] = EventFile(self.tensorboard_folder / split)
+        self._last_steps[split] = max(step, self._last_steps.get(split, -1))
+        return self._event_files[split]
+
+    def _end(self) -> None:
         self.stop_profile()
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
-        writers = list(self._event_writers.items())
-        self._event_writers.clear()
-        for split, writer in writers:
-            with writing(self.tensorboard_folder / split):
-                writer.close()
-
-    def get_state(self) -> dict[str, Any]:
-        """Bring what is written to disk, and say how far it goes."""
-        for split, writer in self._event_writers.items():
-            with writing(self.tensorboard_folder / split):
-                writer.flush()
-        return {"num_rows": self._num_rows, "last_steps": dict(self._last_steps)}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Go back to a state: take away what was written after it."""
-        self.close()
-        self._num_rows = state["num_rows"]
-        self._last_steps = dict(state["last_steps"])
-        if self.silent:
-            return
-        with writing(self.history_path):
-            _cut_history(self.history_path, self._num_rows)
-        if self.tensorboard_folder.is_dir():
-            for folder in self.tensorboard_folder.iterdir():
-                with writing(folder):
-                    _cut_events(folder, self._last_steps.get(folder.name, -1))
-
-    @contextlib.contextmanager
-    def _events(self, split: str, step: int) -> Iterator[None]:
-        if self.silent:
-            yield  # without a default writer TensorFlow's summaries do nothing
-            return
-        folder = self.tensorboard_folder / split
-        with writing(folder):
-            if split not in self._event_writers:
-                self._event_writers[split] = tf.summary.create_file_writer(str(folder))
-            self._last_steps[split] = max(step, self._last_steps.get(split, -1))
-            # As NumPy's: TensorFlow keeps every Python number it has met, for ever.
-            with self._event_writers[split].as_default(np.int64(step)):
-                yield
+        self._event_files.clear()
 
 
 def _progress_bar(console: Console) -> Progress:
@@ -215,35 +305,3 @@ def _progress_bar(console: Console) -> Progress:
         # In a notebook the bar is a widget, and Rich warns where there are none.
         disable=console.is_jupyter and find_spec("ipywidgets") is None,
     )
-
-
-def _cut_history(path: Path, num_rows: int) -> None:
-    if not path.exists():
-        return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    if num_rows == 0:
-        path.unlink()
-    elif len(lines) > num_rows + 1:
-        kept = path.with_name(f".{path.name}")
-        kept.write_text("".join(lines[: num_rows + 1]), encoding="utf-8")
-        kept.replace(path)
-
-
-def _cut_events(folder: Path, last_step: int) -> None:
-    """Rewrite the event files of a folder up to a step, as one file."""
-    paths = sorted(folder.glob("events.out.tfevents.*"))
-    kept: dict[bytes, None] = {}  # once each, also when this was killed half-way
-    for path in paths:
-        # A dead run's last record may be torn; what stands before it is whole.
-        dataset = tf.data.TFRecordDataset(str(path)).ignore_errors()
-        for record in dataset.as_numpy_iterator():
-            if tf.compat.v1.Event.FromString(record).step <= last_step:
-                kept[record] = None
-    if kept:
-        part = folder / ".kept"
-        with tf.io.TFRecordWriter(str(part)) as writer:
-            for record in kept:
-                writer.write(record)
-        part.replace(paths.pop(0))
-    for path in paths:
-        path.unlink()
