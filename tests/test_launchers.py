@@ -30,6 +30,7 @@ from worklab.options import (
 from worklab.packing import PackOptions, pack
 from worklab.pretrained.cards import read_card
 from worklab.runs import make_run_network, read_run
+from worklab.saved_tests import read_test
 
 from .conftest import CLASS_NAMES
 from .test_layouts import Tensorflow1, save_tensorflow1, slim_resnet50
@@ -212,9 +213,11 @@ def test_test_launcher_repeats_the_numbers_of_training(patience_options, tmp_pat
     assert latest.step == result["step"]
     assert (run / f"tests/step-{latest.step:08d}.valid.csv").exists()
     by_step = test_launcher.main(
-        test_launcher.Options(run=run, checkpoint=result["best_step"])
+        test_launcher.Options(run=run, checkpoint=result["best_step"], table="parquet")
     )
     assert by_step.statistics == again.statistics
+    saved = read_test(run / f"tests/step-{by_step.step:08d}.test.parquet")
+    assert saved.statistics == again.statistics
 
 
 def test_checkpoint_called_best_needs_a_validation(common, tmp_path):
