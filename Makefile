@@ -9,8 +9,12 @@ PARITY := .venv-parity
 PEERS := torch==2.13.0 pillow==13.0.0 huggingface-hub==2.4.0 pyyaml==6.0.3
 PEERS_ALONE := torchvision==0.28.0 timm==1.0.31
 
+# The libraries that `make trackers` logs to, apart from .venv.
+TRACKERS := .venv-trackers
+TRACKED := wandb==0.31.0 mlflow-skinny==3.17.2
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench parity stress constraints clean
+.PHONY: help demo test check format bench parity trackers stress constraints clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -48,6 +52,9 @@ bench: $(READY)  ## measure training, reading, saving and importing (half an hou
 parity: $(PARITY)/.installed  ## compare imported networks with torchvision, timm and Keras
 	@$(PARITY)/bin/python -m benchmarks.parity
 
+trackers: $(TRACKERS)/.installed  ## log to Weights & Biases and MLflow, and read it back
+	@$(TRACKERS)/bin/python -m pytest tests/test_trackers.py
+
 stress: $(READY)  ## run the fault tests, minutes each
 	@$(PY) -m pytest -m stress --timeout 1800
 
@@ -65,7 +72,7 @@ constraints:  ## resolve the newest versions allowed into constraints.txt
 	echo "Wrote constraints.txt; now run: make check test"
 
 clean:  ## remove .venv*, caches and build products (never runs/ or data/)
-	@rm -rf .venv $(PARITY) .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	@rm -rf .venv $(PARITY) $(TRACKERS) .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A .venv without a working pip (interrupted, or its Python is gone) is made anew.
@@ -84,4 +91,12 @@ $(PARITY)/.installed: Makefile pyproject.toml constraints.txt
 	    $(PYTHON) -m venv --clear $(PARITY)
 	@$(PARITY)/bin/python $(PIP) install -c constraints.txt -e . $(PEERS)
 	@$(PARITY)/bin/python $(PIP) install --no-deps $(PEERS_ALONE)
+	@touch $@
+
+$(TRACKERS)/.installed: Makefile pyproject.toml constraints.txt
+	@echo "Setting up $(TRACKERS) with the pinned packages (a few minutes the first time)"
+	@$(TRACKERS)/bin/python -m pip --version >/dev/null 2>&1 || \
+	    $(PYTHON) -m venv --clear $(TRACKERS)
+	@$(TRACKERS)/bin/python $(PIP) install -c constraints.txt -e '.[dev,wandb,mlflow]' \
+	    $(TRACKED)
 	@touch $@

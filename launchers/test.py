@@ -3,9 +3,9 @@
     python launchers/test.py --run runs/demo --split test
 
 writes `tests/step-<step>.<split>.json` in the run folder, and a `.csv` beside it with
-the answer for each image. With `--checkpoint FILE` any file of weights is tested, and
-with `--every 600` the newest checkpoint every ten minutes, until the run is complete;
-`test_many.py` tests each of them.
+the answer for each image, or with `--table parquet` a `.parquet`. With `--checkpoint
+FILE` any file of weights is tested, and with `--every 600` the newest checkpoint every
+ten minutes, until the run is complete; `test_many.py` tests each of them.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from typing import Literal
 from rich.console import Console
 
 from worklab import Session, Tester, cli
+from worklab.answer_tables import Table, check_table
 from worklab.checkpoints import CheckpointError, newest_checkpoint
 from worklab.console import show_skipped, show_statistics, show_test
 from worklab.printing import print_plainly
@@ -50,6 +51,8 @@ class Options:
     """With `every`: go on after the run is complete, e.g. for more steps."""
     views: ViewOptions = PLAIN
     """Ways to see each image; the mean of their probabilities is its answer."""
+    table: Table = "csv"
+    """Format of the per-image results; Parquet needs the extra `parquet`."""
     report: bool = True
     """Write a page on the test beside it, `<test>.report.html`."""
 
@@ -61,9 +64,11 @@ def main(options: Options) -> TestResult:
         The newest result; all have been saved.
 
     Raises:
-        ValueError: If an option does not go with `every`, or not without it.
+        ValueError: If an option does not go with `every`, or not without it, or the
+            package for the table is not installed.
     """
     check_watching(options)
+    check_table(options.table)
     console = Console(soft_wrap=True)
     if options.every is not None:
         show = functools.partial(print_plainly, console)
@@ -82,7 +87,7 @@ def main(options: Options) -> TestResult:
             checkpoint, names = options.checkpoint, setup.class_names
             step = restore_trained(session, network, names, checkpoint)
             result = tester.test(step=step)
-            path = result.save(results_folder(options))
+            path = result.save(results_folder(options), table=options.table)
             print_plainly(console, f"{options.run}, step {step}, {options.split}:")
             show_statistics(console, result.statistics.to_json(), names)
             show_skipped(console, skipped_images(**{options.split: reader}))
@@ -113,7 +118,7 @@ def keep_testing(
             continue
         if session.step != tested:  # the newest may be damaged
             result = tester.test()
-            path = result.save(options.run / "tests")
+            path = result.save(options.run / "tests", table=options.table)
             show_test(console, result)
     if result is None:
         raise CheckpointError(

@@ -30,6 +30,7 @@ from worklab.options import (
 from worklab.packing import PackOptions, pack
 from worklab.pretrained.cards import read_card
 from worklab.runs import make_run_network, read_run
+from worklab.saved_tests import read_test
 
 from .conftest import CLASS_NAMES
 from .test_layouts import Tensorflow1, save_tensorflow1, slim_resnet50
@@ -223,9 +224,11 @@ def test_test_launcher_repeats_the_numbers_of_training(patience_options, tmp_pat
     assert latest.step == result["step"]
     assert (run / f"tests/step-{latest.step:08d}.valid.csv").exists()
     by_step = test_launcher.main(
-        test_launcher.Options(run=run, checkpoint=result["best_step"])
+        test_launcher.Options(run=run, checkpoint=result["best_step"], table="parquet")
     )
     assert by_step.statistics == again.statistics
+    saved = read_test(run / f"tests/step-{by_step.step:08d}.test.parquet")
+    assert saved.statistics == again.statistics
 
 
 def test_checkpoint_called_best_needs_a_validation(common, tmp_path):
@@ -249,7 +252,9 @@ def test_test_many_after_training_tests_what_is_left(patience_options, capsys):
         f"were deleted before this tester began, so begin it before training: {missed}"
         in (capsys.readouterr().out)
     )
-    assert [result.step for result in results] == steps
+    # The best was tested on valid in the end of training.
+    best = read_result(run)["best_step"]
+    assert [result.step for result in results] == [s for s in steps if s != best]
     losses = {
         int(row["step"]): float(row["loss"])
         for row in history(run)

@@ -1,9 +1,13 @@
 import dataclasses
 import json
+import sys
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
+from worklab import answer_tables
 from worklab.report_statistics import detailed_statistics
 from worklab.saved_tests import find_test, read_test
 
@@ -115,7 +119,18 @@ def test_damaged_table_is_named(saved, damage, message):
     assert str(table) in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"step": 3}', "3"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"step": 3}',
+        "3",
+        '{"step": 3, "split": "test", "class_names": "ab", "num_images": 1}',
+        '{"step": 3, "split": "test", "class_names": [1, 2], "num_images": 1}',
+        '{"step": 3, "split": "test", "class_names": ["a"], "num_images": "1"}',
+    ],
+)
 def test_json_that_is_none_is_named(saved, text):
     _, path = saved
     path.write_text(text)
@@ -156,3 +171,113 @@ def test_json_of_before_is_read(saved):
     assert read_test(path).skipped == []
     assert np.array_equal(read_test(path).labels, test.labels)
     assert make_test([0], [[1, 0]]).views == ""
+
+
+def test_parquet_is_read_to_the_last_bit(tmp_path, monkeypatch):
+    monkeypatch.setattr(answer_tables, "_BATCH_BYTES", 7 * 112)  # so, 7 rows at a time
+    names = [f'a "{n}", \udc80.png' for n in range(40)]
+    test = dataclasses.replace(
+        random_test(40, 3, names=names), class_names=["a.b", "c,d", "\udc80"]
+    )
+    path = test.save(tmp_path, table="parquet")
+    table = path.with_suffix(".parquet")
+    for each in (path, table):
+        found = read_test(find_test(each))
+        assert found.names == [name.replace("\udc80", "\\udc80") for name in names]
+        assert found.class_names == test.class_names
+        assert found.probabilities.tobytes() == test.probabilities.tobytes()
+        assert found.losses.tobytes() == test.losses.tobytes()
+        assert (found.labels == test.labels).all()
+    columns = pyarrow.parquet.read_table(table)
+    plain = ["image", "label", "prediction", "loss"]
+    assert columns.column_names == [*plain, "p(a.b)", "p(c,d)", "p(\\udc80)"]
+    answers = [("a.b", "c,d", "\\udc80")[n] for n in test.predictions]
+    assert columns["prediction"].to_pylist() == answers
+    assert {str(kind) for kind in columns.schema.types[3:]} == {"float"}
+
+
+def test_a_test_has_one_table(tmp_path):
+    test = random_test(3, 2)
+    for table, other in (("csv", "parquet"), ("parquet", "csv"), ("csv", "parquet")):
+        path = test.save(tmp_path, table=table)
+        assert path.with_suffix(f".{table}").is_file()
+        assert not path.with_suffix(f".{other}").exists()
+    path.with_suffix(".parquet").touch()
+    with pytest.raises(ValueError, match=r"cannot be told.*test.csv', '.*parquet'"):
+        read_test(path)
+
+
+def numbers_of(value, count=40):
+    return pyarrow.array([value] * count, pyarrow.float32())
+
+
+def texts_of(value, count=40):
+    return pyarrow.array([value] * count, pyarrow.string())
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda t: t.drop_columns("loss"), r"other columns: `p.*not `loss: float`"),
+        (lambda t: t.append_column("more", t["loss"]), r"other columns: `more: float"),
+        (
+            lambda t: t.set_column(3, "loss", t["loss"].cast("double")),
+            r"other columns: `loss: double`, not `loss: float`",
+        ),
+        (lambda t: t.slice(1), r"Received: 39 rows, not 40"),
+        (lambda t: t.set_column(0, "image", texts_of(None)), r"row 1 has no name"),
+        (
+            lambda t: t.set_column(1, "label", texts_of("x")),
+            r"row 1 has a label .*no c",
+        ),
+        (lambda t: t.set_column(1, "label", texts_of(None)), r"row 1 has a label"),
+        (
+            lambda t: t.set_column(2, "prediction", texts_of("class 1")),
+            r"row \d has a prediction below another, of `a \"\d\", b.png`",
+        ),
+        (lambda t: t.set_column(3, "loss", numbers_of(None)), r"row 1 .*not finite"),
+        (
+            lambda t: t.set_column(4, t.column_names[4], numbers_of(np.inf)),
+            r"row 1 has what is not finite, of `a \"0\", b.png`",
+        ),
+    ],
+)
+def test_damaged_parquet_is_named(saved, damage, message):
+    test, path = saved
+    table = test.save(path.parent, table="parquet").with_suffix(".parquet")
+    pyarrow.parquet.write_table(damage(pyarrow.parquet.read_table(table)), table)
+    with pytest.raises(ValueError, match=message) as error:
+        read_test(path)
+    assert str(table) in str(error.value)
+
+
+def test_torn_and_changed_parquet_is_named(saved):
+    test, path = saved
+    table = test.save(path.parent, table="parquet").with_suffix(".parquet")
+    whole = table.read_bytes()
+    place = whole.index(test.losses[5].tobytes())
+    changed = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+    for content in (whole[:-100], whole[: len(whole) // 2], b"", b"label", changed):
+        table.write_bytes(content)
+        with pytest.raises(ValueError, match=r"test\.parquet` is not of a test"):
+            read_test(path)
+
+
+def test_more_images_than_any_memory_holds_are_refused(saved):
+    test, path = saved
+    for table in ("csv", "parquet"):
+        test.save(path.parent, table=table)
+        numbers = json.loads(path.read_text())
+        path.write_text(json.dumps(numbers | {"num_images": 10**18}))
+        with pytest.raises(ValueError, match=rf"{table}` .*Received: 1000+ images"):
+            read_test(path)
+
+
+def test_parquet_without_its_package_says_what_to_install(saved, monkeypatch):
+    test, path = saved
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(ValueError, match=r"pip install -e '.\[parquet\]'"):
+        test.save(path.parent, table="parquet")
+    with pytest.raises(ValueError, match=r"'csv' or 'parquet'. Received: 'xlsx'"):
+        test.save(path.parent, table="xlsx")
+    assert read_test(path).names == test.names

@@ -1,6 +1,5 @@
 """Tester: the testing loop and its statistics."""
 
-import csv
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from worklab.files import write_atomically, write_json
+from worklab.answer_tables import Answers, Table, check_table, write_table
+from worklab.files import write_json
 from worklab.metrics import Statistics, classification_statistics
 from worklab.network import Network
 from worklab.reader import Batch, Reader
@@ -126,22 +126,27 @@ class TestResult:
         *,
         stem: str | None = None,
         notes: Mapping[str, Any] = MappingProxyType({}),
+        table: Table = "csv",
     ) -> Path:
-        """Write the numbers as `<stem>.json`, and beside it `.csv` with each image.
+        """Write the numbers as `<stem>.json`, and beside it a table of each image.
 
         Args:
             folder: Where to; made if need be.
             stem: How the files are called; None: `step-<step>.<split>`, and after it
                 `.<views>` where there are several.
             notes: Further entries of the JSON file.
+            table: Format of the table, `<stem>.csv` or `<stem>.parquet`. One of the
+                other format and the same stem is deleted.
 
         Returns:
             Path of the JSON file, which is written last.
         """
+        check_table(table)
         if stem is None:
             place = (f"step-{self.step:08d}", self.split, self.views)
             stem = ".".join(part for part in place if part)
-        write_atomically(Path(folder) / f"{stem}.csv", self._write_predictions)
+        answers = Answers(self.names, self.labels, self.losses, self.probabilities)
+        write_table(Path(folder) / f"{stem}.{table}", answers, self.class_names)
         path = Path(folder) / f"{stem}.json"
         numbers = {
             "step": self.step,
@@ -155,23 +160,6 @@ class TestResult:
             numbers["views"] = self.views
         write_json(path, numbers)
         return path
-
-    def _write_predictions(self, file: Any) -> None:
-        writer = csv.writer(file)
-        header = ["image", "label", "prediction", "loss"]
-        writer.writerow(header + [f"p({name})" for name in self.class_names])
-        for name, label, prediction, probabilities, loss in zip(
-            self.names,
-            self.labels.tolist(),
-            self.predictions.tolist(),
-            self.probabilities,
-            self.losses.tolist(),
-            strict=True,
-        ):
-            # Nine digits are those of a float32: what is read again is equal.
-            row = [name, self.class_names[label], self.class_names[prediction]]
-            numbers = [loss, *probabilities.tolist()]
-            writer.writerow(row + [f"{number:.9g}" for number in numbers])
 
 
 class Tester:
