@@ -253,7 +253,7 @@ def test_test_many_after_training_tests_what_is_left(patience_options, capsys):
         in (capsys.readouterr().out)
     )
     # The best was tested on valid in the end of training.
-    best = read_result(run)["best_step"]
+    best = json.loads((run / "result.json").read_text())["best_step"]
     assert [result.step for result in results] == [s for s in steps if s != best]
     losses = {
         int(row["step"]): float(row["loss"])
