@@ -17,7 +17,7 @@ from rich.console import Console
 
 from worklab import Session, Tester, cli
 from worklab.checkpoints import CheckpointError, newest_checkpoint
-from worklab.console import show_skipped, show_statistics, show_test
+from worklab.console import make_console, show_skipped, show_statistics, show_test
 from worklab.printing import print_plainly
 from worklab.runs import make_network, make_reader, read_run, skipped_images
 from worklab.tester import TestResult
@@ -56,7 +56,7 @@ def main(options: Options) -> TestResult:
         ValueError: If an option does not go with `every`, or not without it.
     """
     check_watching(options)
-    console = Console(soft_wrap=True)
+    console = make_console(alone=True)
     if options.every is not None:
         show = functools.partial(print_plainly, console)
         wait_for_run(options.run, min(options.every, 1.0), show)
@@ -65,7 +65,12 @@ def main(options: Options) -> TestResult:
         reader = make_reader(options.split, setup.class_names, setup)
         network = make_network(reader, setup)
         tester = Tester(
-            network, reader, session, split=options.split, views=options.views
+            network,
+            reader,
+            session,
+            split=options.split,
+            views=options.views,
+            console=console,
         )
         if options.every is not None:
             session.track_variables(network.variables)

@@ -133,7 +133,8 @@ def train_and_test(
     )
     write_run(session, options, network, train_reader, report)
 
-    validation = Tester(network, valid_reader, session, split="valid")
+    console = writer.console
+    validation = Tester(network, valid_reader, session, split="valid", console=console)
     for number, end in enumerate(sequence.ends):
         trainer.train(max(0, end - session.step), last_step=sequence.ends[-1])
         if number < len(sequence.tests):  # before a restart
@@ -149,7 +150,8 @@ def train_and_test(
         writer.show_validation(session.step, found.loss, found.accuracy, note)
         session.save()
     with trainer.averaged_weights():
-        test = Tester(network, test_reader, session, split="test").test()
+        tester = Tester(network, test_reader, session, split="test", console=console)
+        test = tester.test()
     result = {
         "step": session.step,
         "best_step": session.best_step,

@@ -133,7 +133,9 @@ def main(
         )
         write_run(session, options, network, readers["train"], report)
 
-        validation = Tester(network, readers["valid"], session, split="valid")
+        validation = Tester(
+            network, readers["valid"], session, split="valid", console=console
+        )
         while not (
             patience.complete
             or (schedule.is_over(session.step) and patience.last_step == session.step)
@@ -160,7 +162,9 @@ def main(
         best_step = session.restore_best()
         with trainer.averaged_weights():
             tests = [
-                Tester(network, reader, session, split=split).test(step=best_step)
+                Tester(network, reader, session, split=split, console=console).test(
+                    step=best_step
+                )
                 for split, reader in readers.items()
                 if split == "test"
             ]
