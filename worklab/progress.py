@@ -15,12 +15,14 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from worklab.output import JsonLines
 
 Item = TypeVar("Item")
 Clock = Callable[[], float]
 
+_BAR_WIDTH = 120  # columns of a terminal that has room for a bar beside the numbers
 _LINE_SECONDS = 30.0  # between two lines of a log
 _PATIENCE_SECONDS = 3.0  # work that is done sooner need not be shown
 _UPDATE_SECONDS = 1.0  # between two looks at work of many small parts
@@ -109,11 +111,11 @@ class _Bar:
         self._task = task or "step"
         self._progress = Progress(
             TextColumn("{task.description} {task.completed} of {task.total}"),
-            BarColumn(),
-            TextColumn("{task.fields[numbers]}"),
+            *([BarColumn()] if task or console.width >= _BAR_WIDTH else []),
+            # Where there is little room it has two lines; the times are always seen.
+            TextColumn("{task.fields[numbers]}", table_column=Column(no_wrap=False)),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("left"),
             console=console,
             transient=True,
             # What is logged on the same terminal comes above the bar.
@@ -122,12 +124,13 @@ class _Bar:
         self._number: Any = None
 
     def update(self, step: int, end: int, **numbers: float) -> None:
+        now: dict[str, Any] = {"completed": step, "total": end}
+        now["numbers"] = _spell(numbers)
         if self._number is None:
-            self._number = self._progress.add_task(self._task, numbers="")
+            self._number = self._progress.add_task(self._task, **now)
             self._progress.start()
-        self._progress.update(
-            self._number, completed=step, total=end, numbers=_spell(numbers)
-        )
+        else:
+            self._progress.update(self._number, **now)
 
     def close(self) -> None:
         self._progress.stop()
