@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from rich.console import Console
 
 from worklab import Session, cli
-from worklab.console import show_skipped
+from worklab.console import make_console, show_skipped
 from worklab.feature_extraction import Features, check_suffix, extract_features
 from worklab.printing import print_plainly
 from worklab.reader import Reader
@@ -76,7 +75,7 @@ def main(options: Options) -> Features:
             labels=labels,
             pool=options.pool,
         )
-    console = Console(soft_wrap=True)
+    console = make_console(alone=True)
     for name, shape in found.shapes.items():
         print_plainly(console, f"{name}: {(len(found.names), *shape)}")
     print_plainly(console, " ".join(map(str, found.paths)))

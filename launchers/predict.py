@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from rich.console import Console
 
 from worklab import Session, cli
-from worklab.console import show_skipped
+from worklab.console import make_console, show_skipped
 from worklab.predicting import Predictions, check_form, predict
 from worklab.printing import print_plainly
 from worklab.runs import make_network, read_run
@@ -66,7 +65,7 @@ def main(options: Options) -> Predictions:
         network = make_network(reader, setup)
         step = restore_trained(session, network, setup.class_names, options.checkpoint)
         found = predict(network, reader, session, step=step)
-    console = Console(stderr=True, soft_wrap=True)
+    console = make_console(sys.stderr, alone=True)
     if options.output is None:
         if isinstance(sys.stdout, io.TextIOWrapper):  # a name may be no Unicode
             sys.stdout.reconfigure(errors="backslashreplace")

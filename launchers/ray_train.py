@@ -20,6 +20,7 @@ from typing import Any
 import tyro
 
 from worklab import cli
+from worklab.output import output_mode
 
 _STOPPED = 128 + signal.SIGTERM
 
@@ -78,7 +79,7 @@ def main(options: Options) -> None:
     trainer = TensorflowTrainer(
         work,
         train_loop_config={
-            "launcher": options.launcher,
+            "launcher": launcher_words(options.launcher),
             "folder": os.getcwd(),
         },
         scaling_config=ScalingConfig(
@@ -97,6 +98,14 @@ def main(options: Options) -> None:
         ) from error
     finally:
         ray.shutdown()
+
+
+def launcher_words(launcher: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a worker's command; where this process is quiet, so are the workers."""
+    path, *words = launcher
+    if output_mode() == "quiet" and "--quiet" not in words:
+        words = ["--quiet", *words]
+    return path, *words
 
 
 def work(config: dict[str, Any]) -> None:

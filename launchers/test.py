@@ -18,7 +18,7 @@ from rich.console import Console
 from worklab import Session, Tester, cli
 from worklab.answer_tables import Table, check_table
 from worklab.checkpoints import CheckpointError, newest_checkpoint
-from worklab.console import show_skipped, show_statistics, show_test
+from worklab.console import make_console, show_skipped, show_statistics, show_test
 from worklab.printing import print_plainly
 from worklab.report.writing import report_test
 from worklab.runs import (
@@ -69,7 +69,7 @@ def main(options: Options) -> TestResult:
     """
     check_watching(options)
     check_table(options.table)
-    console = Console(soft_wrap=True)
+    console = make_console(alone=True)
     if options.every is not None:
         show = functools.partial(print_plainly, console)
         wait_for_run(options.run, min(options.every, 1.0), show)
@@ -78,7 +78,12 @@ def main(options: Options) -> TestResult:
         reader = make_reader(options.split, setup.class_names, setup)
         network = make_network(reader, setup)
         tester = Tester(
-            network, reader, session, split=options.split, views=options.views
+            network,
+            reader,
+            session,
+            split=options.split,
+            views=options.views,
+            console=console,
         )
         if options.every is not None:
             session.track_variables(network.variables)

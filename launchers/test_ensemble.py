@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from worklab import Session, Tester, cli
-from worklab.console import show_tests
+from worklab.console import make_console, show_tests
 from worklab.ensembles import (
     METHODS,
     EnsembleResult,
@@ -32,7 +32,7 @@ from worklab.ensembles import (
     write_average,
 )
 from worklab.moving_statistics import estimate_statistics
-from worklab.printing import print_plainly, wide_console
+from worklab.printing import print_plainly
 from worklab.report.writing import report_test
 from worklab.runs import RunSetup, make_network, make_reader, read_run
 from worklab.tester import TestResult
@@ -86,7 +86,7 @@ def main(options: Options) -> EnsembleResult:
         steps=options.steps,
         last=options.last,
     )
-    console = wide_console(soft_wrap=True)
+    console = make_console(alone=True)
     average = WeightAverage() if options.average_weights else None
     tests: dict[str, TestResult] = {}
     for each, alike in itertools.groupby(members, lambda member: member.setup):
@@ -171,7 +171,8 @@ def testing(options: Options, setup: RunSetup) -> Iterator[Tester]:
         reader = make_reader(options.split, setup.class_names, setup)
         network = make_network(reader, setup)
         session.track_variables(network.variables)
-        yield Tester(network, reader, session, split=options.split)
+        console = make_console(alone=True)
+        yield Tester(network, reader, session, split=options.split, console=console)
 
 
 if __name__ == "__main__":

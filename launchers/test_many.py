@@ -14,11 +14,9 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
-
 from worklab import Session, Tester, Writer, cli
 from worklab.checkpoints import CheckpointError
-from worklab.console import show_test
+from worklab.console import make_console, show_test
 from worklab.printing import print_plainly
 from worklab.report.writing import report_test
 from worklab.runs import make_network, make_reader, read_run
@@ -59,7 +57,7 @@ def main(options: Options) -> list[TestResult]:
         The results of this process, in order.
     """
     limit_device(options.device, options.gpu_megabytes)
-    console = Console(soft_wrap=True)
+    console = make_console(alone=True)
     results: list[TestResult] = []
     path = Path()
     with TestingQueue(options.run, options.split) as queue:
@@ -80,7 +78,9 @@ def main(options: Options) -> list[TestResult]:
             reader = make_reader(options.split, setup.class_names, setup)
             network = make_network(reader, setup)
             session.track_variables(network.variables)
-            tester = Tester(network, reader, session, split=options.split)
+            tester = Tester(
+                network, reader, session, split=options.split, console=console
+            )
             write_earlier_results(options, writer)
             seconds, follow = options.poll_seconds, options.follow
             for _ in looks(session, seconds, follow=follow):

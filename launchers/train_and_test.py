@@ -137,7 +137,8 @@ def train_and_test(
     )
     write_run(session, writer, options, network, train_reader, report)
 
-    validation = Tester(network, valid_reader, session, split="valid")
+    console = writer.console
+    validation = Tester(network, valid_reader, session, split="valid", console=console)
     for number, end in enumerate(sequence.ends):
         trainer.train(max(0, end - session.step), last_step=sequence.ends[-1])
         if number < len(sequence.tests):  # before a restart
@@ -154,7 +155,8 @@ def train_and_test(
         session.save()
     with trainer.averaged_weights():
         valid = validation.test()  # image by image, for the report's temperature
-        test = Tester(network, test_reader, session, split="test").test()
+        tester = Tester(network, test_reader, session, split="test", console=console)
+        test = tester.test()
     write_test(writer, test, test_reader)
     writer.write_end(session.step)
     result = {

@@ -138,7 +138,9 @@ def main(
         )
         write_run(session, writer, options, network, readers["train"], report)
 
-        validation = Tester(network, readers["valid"], session, split="valid")
+        validation = Tester(
+            network, readers["valid"], session, split="valid", console=console
+        )
         while not (
             patience.complete
             or (schedule.is_over(session.step) and patience.last_step == session.step)
@@ -179,9 +181,11 @@ def final_tests(
     trainer: Trainer, readers: Mapping[str, Reader], best_step: int
 ) -> dict[str, TestResult]:
     """Return tests of the best checkpoint, which has been restored, by split."""
-    session, tests = trainer.session, {}
+    session, console, tests = trainer.session, trainer.writer.console, {}
     for split in ("valid", "test"):  # valid, as the report fits its temperature there
-        tester = Tester(trainer.network, readers[split], session, split=split)
+        tester = Tester(
+            trainer.network, readers[split], session, split=split, console=console
+        )
         with trainer.averaged_weights():
             tests[split] = tester.test(step=best_step)
     write_test(trainer.writer, tests["test"], readers["test"])

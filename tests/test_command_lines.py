@@ -188,6 +188,7 @@ def test_every_launcher_is_run_by_a_test():
 def test_options_that_the_pages_name_exist(capsys, monkeypatch):
     scripts = [f"launchers/{name}.py" for name in LAUNCHERS]
     known = {"--help", "--config", "--write-config", "--logdir"}
+    known |= {"--quiet", "--json-lines"}
     for path in (*scripts, "benchmarks/retraining.py"):
         monkeypatch.setattr(sys, "argv", [path, "--help"])
         run = functools.partial(runpy.run_path, str(ROOT / path), run_name="__main__")

@@ -421,6 +421,7 @@ def test_wrong_words_of_compare_are_errors(runs, tmp_path, error_of):
     found = error_of("compare", run, "--output", tmp_path / "x.pdf")
     assert "`--output` ends with .png or .html. Received: `" in found
     (run / "history.csv").unlink()
+    shutil.rmtree(run / "tests")
     assert "nothing to draw yet" in error_of("compare", run)
 
 

@@ -19,6 +19,7 @@ from launchers import train_with_hyper, train_with_patience
 from worklab import Network, search, trial_process
 from worklab.checkpoints import digest, list_steps, load_checkpoint
 from worklab.cli import options_to_json
+from worklab.console import make_console
 from worklab.files import write_json
 from worklab.locks import RunLock
 from worklab.networks.digits import PlainDigitsNetwork
@@ -31,6 +32,7 @@ from worklab.options import (
     SearchOptions,
     SessionOptions,
 )
+from worklab.output import JsonLines, speaking
 from worklab.pretrained import import_weights
 from worklab.pretrained.files import write_weights
 from worklab.runs import make_run_network, read_result, read_run
@@ -356,6 +358,20 @@ def test_trial_in_a_process_of_its_own(trained):
     assert "ended by SIGKILL, as the system does for want of memory" in outcome.message
     assert run_trial(_disk_full, trained, signals=signals).state == "broken"
     assert "KeyError: 'x'" in run_trial(_defect, trained, signals=signals).message
+
+
+def test_trials_speak_as_their_search_does(trained):
+    def run(mode):
+        with speaking(mode):
+            return run_trial(_speak, trained, signals=StopSignals()).result
+
+    assert run("quiet") == {"quiet": True, "events": False}
+    assert run("json") == {"quiet": False, "events": True}
+
+
+def _speak(options, **settings):
+    console = make_console()
+    return {"quiet": console.quiet, "events": isinstance(console.file, JsonLines)}
 
 
 def _killed(options, **settings):

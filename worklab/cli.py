@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import logging
+import signal
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,8 @@ from rich.console import Console
 from worklab.option_files import Face, read_options, write_options
 from worklab.option_files import options_from_json as options_from_json
 from worklab.option_files import options_to_json as options_to_json
-from worklab.printing import plain_lines, print_plainly
+from worklab.output import Mode, emit, output_mode, speaking, to_plain
+from worklab.printing import open_console, plain_lines, print_plainly
 
 Options = TypeVar("Options")
 
@@ -28,6 +30,15 @@ _CONFIG_HELP = (
     "committed, and ends."
 )
 
+_MODES: dict[str, Mode] = {"--quiet": "quiet", "--json-lines": "json"}
+
+_MODES_HELP = (
+    "`--quiet` shows warnings and errors alone. `--json-lines` writes one JSON object "
+    "per line to the standard output, and nothing else, for programs."
+)
+
+_STOPPED = {128 + number: number.name for number in (signal.SIGINT, signal.SIGTERM)}
+
 
 def run(
     main: Callable[[Options], Any],
@@ -39,7 +50,8 @@ def run(
 
     `--config FILE` takes the options of a `run.json`, or of an experiment's file, as
     defaults, so that a run can be repeated or varied. `--write-config FILE` writes
-    such a file in place of calling `main`. Errors that say what to do are shown
+    such a file in place of calling `main`. `--quiet` and `--json-lines` are no options
+    of the run: they say how the process speaks. Errors that say what to do are shown
     without a traceback.
 
     Args:
@@ -63,17 +75,17 @@ def run(
         given: dict[str, Any] = {}
         if config is not None:
             given["default"] = read_options(Path(config), options_class, face)
-        description = f"{options_class.__doc__}\n\n{_CONFIG_HELP}"
+        description = f"{options_class.__doc__}\n\n{_CONFIG_HELP}\n\n{_MODES_HELP}"
         options = tyro.cli(options_class, args=words, description=description, **given)
         if written is None:
             return main(options)
         write_options(Path(written), options, face)
         print_plainly(
-            Console(), f"{written}: written, to be read by `--config {written}`"
+            open_console(), f"{written}: written, to be read by `--config {written}`"
         )
         return None
 
-    return _showing_errors(call)
+    return _speaking_as_told(words, call)
 
 
 def run_commands(
@@ -84,6 +96,8 @@ def run_commands(
 ) -> Any:
     """Call the command that the first word names, with the options that follow.
 
+    `--quiet` and `--json-lines`, anywhere, say how the process speaks.
+
     Args:
         commands: Functions by the word that calls them; in place of a function, the
             commands of a second word.
@@ -91,17 +105,19 @@ def run_commands(
         program: What stands before the first word.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    return _speaking_as_told(words, lambda: _call_command(commands, words, program))
+
+
+def _call_command(commands: Commands, words: Sequence[str], program: str) -> Any:
     group = commands.get(words[0]) if words else None
     if isinstance(group, Mapping):
-        return run_commands(group, words[1:], program=f"{program} {words[0]}")
+        return _call_command(group, words[1:], f"{program} {words[0]}")
     functions = {
         name: _as_function(command) if isinstance(command, Mapping) else command
         for name, command in commands.items()
     }
-    return _showing_errors(
-        lambda: tyro.extras.subcommand_cli_from_dict(
-            functions, prog=program, args=words
-        )
+    return tyro.extras.subcommand_cli_from_dict(
+        functions, prog=program, description=_MODES_HELP, args=words
     )
 
 
@@ -158,14 +174,28 @@ def words_of_options(
 
 
 def log_to_standard_error() -> None:
-    """Show what the library logs, the message alone, as launchers do."""
+    """Show what the library logs, the message alone, as launchers do.
+
+    A process that speaks quietly shows nothing below a warning.
+    """
     logger = logging.getLogger("worklab")
     if not logger.handlers:
-        handler = logging.StreamHandler()
+        handler = _StandardError()
         handler.setFormatter(_PlainFormatter())
+        handler.addFilter(
+            lambda record: output_mode() != "quiet" or record.levelno >= logging.WARNING
+        )
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         logger.propagate = False
+
+
+class _StandardError(logging.StreamHandler[Any]):
+    """Writes to what standard error is now, which is above a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 class _PlainFormatter(logging.Formatter):
@@ -175,10 +205,11 @@ class _PlainFormatter(logging.Formatter):
         return plain_lines(super().format(record))
 
 
-def _showing_errors(call: Callable[[], Any]) -> Any:
+def _speaking_as_told(words: list[str], call: Callable[[], Any]) -> Any:
     log_to_standard_error()
     try:
-        return call()
+        with speaking(_take_mode(words)):
+            return _telling_the_end(call)
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         if "Received: " not in str(error):  # a defect, not a message for the user
             raise
@@ -190,15 +221,62 @@ def _showing_errors(call: Callable[[], Any]) -> Any:
         raise SystemExit(130) from None
 
 
+def _telling_the_end(call: Callable[[], Any]) -> Any:
+    """Call, and write the event that is the last, where a machine reads."""
+    try:
+        result = call()
+    except BaseException as error:
+        _emit_end(error)
+        raise
+    content = {"results": result} if isinstance(result, list) else to_plain(result)
+    emit("result", **(content if isinstance(content, dict) else {}))
+    return result
+
+
+def _emit_end(error: BaseException) -> None:
+    code: Any = 1
+    if isinstance(error, SystemExit):
+        code = error.code
+    elif isinstance(error, KeyboardInterrupt):
+        code = 128 + signal.SIGINT
+    if code in _STOPPED:
+        message = f"stopped by {_STOPPED[code]}; the same command goes on"
+        emit("stopped", message=message, exit_code=code)
+    elif code:
+        said = not isinstance(error, SystemExit) and str(error)
+        emit("error", message=said or "standard error says why", exit_code=code)
+
+
+def _take_mode(words: list[str]) -> Mode:
+    """Take how to speak out of a command line.
+
+    Raises:
+        ValueError: If two ways are given.
+    """
+    end = _end_of_own(words)
+    given = [name for name in _MODES if name in words[:end]]
+    if len(given) > 1:
+        raise ValueError(
+            "nothing can be quiet and write JSON lines; give one of both. "
+            f"Received: {' '.join(given)}"
+        )
+    words[:end] = [word for word in words[:end] if word not in _MODES]
+    return _MODES[given[0]] if given else "lines"
+
+
+def _end_of_own(words: Sequence[str]) -> int:
+    """Return where the words end that are not those of another command."""
+    return words.index("--") if "--" in words else len(words)
+
+
 def _take_word(words: list[str], name: str) -> str | None:
     """Take an option and its word out of a command line; None: it is not there.
 
     Raises:
         ValueError: If no word follows.
     """
-    # What stands after `--` is another command's.
-    own = words[: words.index("--")] if "--" in words else list(words)
-    rest = words[len(own) :]
+    end = _end_of_own(words)
+    own, rest = words[:end], words[end:]
     own = [
         part
         for word in own

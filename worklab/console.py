@@ -3,14 +3,14 @@
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from worklab.cluster import read_cluster
-from worklab.printing import plain, print_plainly
+from worklab.printing import open_console, plain, print_event, print_plainly
 
 if TYPE_CHECKING:  # it imports TensorFlow, which not every tool needs
     from worklab.tester import TestResult
@@ -25,14 +25,18 @@ _LARGEST_CONFUSION = 20
 _MOST_NAMES = 20
 
 
-def make_console() -> Console:
+def make_console(file: TextIO | None = None, *, alone: bool = False) -> Console:
     """Return the console of a launcher, which only the chief of several workers has.
+
+    Args:
+        file: Where lines go; None: the standard output.
+        alone: Whether this process is no worker, whatever `TF_CONFIG` says.
 
     Raises:
         ValueError: If `TF_CONFIG`, which says who is the chief, cannot be understood.
     """
-    cluster = read_cluster()
-    return Console(soft_wrap=True, quiet=cluster is not None and cluster.index > 0)
+    cluster = None if alone else read_cluster()
+    return open_console(file, quiet=cluster is not None and cluster.index > 0)
 
 
 def show_statistics(
@@ -91,12 +95,15 @@ def show_tests(console: Console, *groups: Mapping[str, Mapping[str, Any]]) -> No
 def show_test(console: Console, result: "TestResult") -> None:
     """Show a test as one line, as for one of many."""
     found, skipped = result.statistics, len(result.skipped)
-    console.print(
+    line = (
         f"step {result.step:>7}  {result.split} loss {found.loss:.4f}  "
         f"accuracy {found.accuracy:.2%}"
-        + (f"  ({skipped} images skipped)" if skipped else ""),
-        highlight=False,
+        + (f"  ({skipped} images skipped)" if skipped else "")
     )
+    numbers = result.to_json()
+    for large in ("confusion", "recall"):  # the file of the test has them
+        del numbers[large]
+    print_event(console, line, "test", **numbers)
 
 
 def show_skipped(console: Console, skipped: Mapping[str, Mapping[str, str]]) -> None:

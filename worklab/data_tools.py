@@ -10,7 +10,6 @@ from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
@@ -21,7 +20,8 @@ from worklab.files import write_atomically, write_json
 from worklab.image_statistics import image_statistics
 from worklab.list_mending import mend_lists
 from worklab.options import AugmentOptions, CheckOptions, ReaderOptions
-from worklab.printing import plain, print_plainly
+from worklab.printing import open_console, plain, print_plainly, wide_console
+from worklab.progress import track
 from worklab.reader import Reader
 from worklab.readers import find_class_names, open_reader
 from worklab.runs import skipped_images
@@ -85,7 +85,7 @@ def check(
     Raises:
         SystemExit: With 1, if there is an error or, with `strict`, a warning.
     """
-    console = Console(width=max(100, Console().width))
+    console = wide_console()
     with _progress() as progress:
         result = check_lists(find_lists(data), limits, track=_track(progress))
     if json is not None:
@@ -106,7 +106,7 @@ def _progress() -> Iterator[Console]:
         standard_error_set_aside() as original,
         open(os.dup(original), "w", encoding="utf-8") as file,
     ):
-        yield Console(file=file)
+        yield open_console(file)
 
 
 def _show_counts(console: Console, result: CheckResult) -> None:
@@ -209,12 +209,13 @@ def show(
     page = make_page(f"What a network sees of {path.stem}", samples, counts, notes)
     write_atomically(out, lambda file: file.write(page))
     num_samples = sum(map(len, samples.values()))
-    print_plainly(Console(), f"{out}: {num_samples} images, {shown}")
+    console = open_console()
+    print_plainly(console, f"{out}: {num_samples} images, {shown}")
     if tensorboard is not None:
         with Writer(tensorboard) as writer:
             strips = {n: make_strips(each) for n, each in samples.items() if each}
             writer.write_images(0, {f"classes/{n}": each for n, each in strips.items()})
-        print_plainly(Console(), f"TensorBoard: tensorboard --logdir {tensorboard}")
+        print_plainly(console, f"TensorBoard: tensorboard --logdir {tensorboard}")
 
 
 def stats(
@@ -241,7 +242,7 @@ def stats(
         found = image_statistics(source, track=_track(progress))
     if json is not None:
         write_json(json, dataclasses.asdict(found))
-    console = Console(width=max(100, Console().width))
+    console = wide_console()
     table = Table("class", "images")
     counts = sorted(found.counts.items(), key=lambda pair: pair[1])
     for name, count in counts if len(counts) <= _MOST_CLASSES else ():
@@ -292,11 +293,4 @@ def _open(
 
 
 def _track(console: Console) -> Track:
-    return lambda files, total: track(
-        files,
-        "reading",
-        total,
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    return lambda files, total: track(files, total, "reading, file", console)

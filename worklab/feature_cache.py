@@ -6,6 +6,7 @@ import inspect
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,12 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from rich.console import Console
-from rich.progress import track
 
 from worklab.checkpoints import digest
 from worklab.files import write_json, writing
 from worklab.network import Network
+from worklab.printing import open_console
+from worklab.progress import track
 from worklab.reader import WHOLE, Batch, Reader, Share
 
 _logger = logging.getLogger(__name__)
@@ -142,11 +143,8 @@ class FeatureCache:
         forward = tf.function(lambda images: self.front(images, training=False))
         with writing(path):
             outputs = np.lib.format.open_memmap(part, "w+", np.float32, shape)
-            console = Console(stderr=True)
-            starts = range(0, shape[0], size)
-            for start in track(
-                starts, "frozen layers", console=console, transient=True
-            ):
+            starts, console = range(0, shape[0], size), open_console(sys.stderr)
+            for start in track(starts, len(starts), "frozen layers, batch", console):
                 rows = np.arange(start, min(start + size, shape[0]))
                 images = self.reader.fixed_images(rows // copies, rows % copies)
                 missing = size - len(images)  # one trace for all batches

@@ -92,6 +92,7 @@ def _start(pickled: bytes) -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     logging.disable()  # what a process finds, this one says, once
+    sys.stdout = sys.stderr  # a program may read the other
     threading.Thread(target=end_with_parent, daemon=True).start()
     _target = cloudpickle.loads(pickled)
 

@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from worklab.cli import log_to_standard_error, options_from_json, options_to_json
+from worklab.output import output_mode, speaking
 from worklab.stopping import StopRequested, StopSignals
 
 _logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ def search_on_ray(launcher: str, options: Any, signals: StopSignals) -> None:
     # Workers may be on other machines: they import from here, as this process does.
     places = os.pathsep.join(path for path in sys.path if path)
     ray.init(address=settings.address, runtime_env={"env_vars": {"PYTHONPATH": places}})
+    quiet = output_mode() == "quiet"
     own = dataclasses.replace(
         options, search=dataclasses.replace(settings, engine="local")
     )
@@ -53,7 +55,7 @@ def search_on_ray(launcher: str, options: Any, signals: StopSignals) -> None:
             max_retries=_MOST_RETRIES,
         )(work)
         waiting = [
-            task.remote(launcher, options_to_json(own), os.getcwd())
+            task.remote(launcher, options_to_json(own), os.getcwd(), quiet)
             for _ in range(settings.workers)
         ]
         cancelled = False
@@ -72,13 +74,17 @@ def search_on_ray(launcher: str, options: Any, signals: StopSignals) -> None:
         raise StopRequested(signals.number)
 
 
-def work(launcher: str, plain: dict[str, Any], folder: str) -> str:
-    """Work on the trials of a search in a process of Ray; return what went wrong."""
+def work(launcher: str, plain: dict[str, Any], folder: str, quiet: bool) -> str:
+    """Work on the trials of a search in a process of Ray; return what went wrong.
+
+    Ray shows what this process says where the search was started.
+    """
     os.chdir(folder)
     log_to_standard_error()
     module = importlib.import_module(launcher)
     try:
-        module.main(options_from_json(module.Options, plain))
+        with speaking("quiet" if quiet else "lines"):
+            module.main(options_from_json(module.Options, plain))
     except SystemExit as stop:  # to Ray that would be a worker that has died
         return f"it was stopped. Received: exit code {stop.code}"
     except (ValueError, OSError, RuntimeError) as error:

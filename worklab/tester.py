@@ -1,18 +1,21 @@
 """Tester: the testing loop and its statistics."""
 
+import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from rich.console import Console
 
 from worklab.answer_tables import Answers, Table, check_table, write_table
 from worklab.files import write_json
 from worklab.metrics import Statistics, classification_statistics
 from worklab.network import Network
+from worklab.progress import track
 from worklab.reader import Batch, Reader
 from worklab.session import Session
 from worklab.views import PLAIN, View, ViewOptions
@@ -120,6 +123,11 @@ class TestResult:
         """The most probable class of each image, int64 (num_images,)."""
         return self.probabilities.argmax(axis=1)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return step, split and statistics as JSON has them."""
+        numbers = self.statistics.to_json()
+        return {"step": self.step, "split": self.split, **numbers}
+
     def save(
         self,
         folder: Path,
@@ -149,9 +157,7 @@ class TestResult:
         write_table(Path(folder) / f"{stem}.{table}", answers, self.class_names)
         path = Path(folder) / f"{stem}.json"
         numbers = {
-            "step": self.step,
-            "split": self.split,
-            **self.statistics.to_json(),
+            **self.to_json(),
             "class_names": self.class_names,
             "skipped": self.skipped,
             **notes,
@@ -182,6 +188,7 @@ class Tester:
         session: Whose step is noted, and whose signals are served.
         split: Name of the split, for the result.
         views: Ways to see each image.
+        console: Where a test of many seconds shows how far it is; None: nowhere.
 
     Raises:
         ValueError: If the test batch cannot be divided among the session's devices.
@@ -197,6 +204,7 @@ class Tester:
         *,
         split: str,
         views: ViewOptions = PLAIN,
+        console: Console | None = None,
     ) -> None:
         session.devices.check_divides(reader.options.test_batch_size, "test_batch_size")
         self.network = network
@@ -204,6 +212,7 @@ class Tester:
         self.session = session
         self.split = split
         self.views = views
+        self.console = console
         self._predict_function: Any = None
 
     def test(self, *, step: int | None = None) -> TestResult:
@@ -251,14 +260,15 @@ class Tester:
         reader, views = self.reader, self.views.views()
         probabilities = np.zeros((len(reader), len(reader.class_names)), np.float32)
         all_weights, start = np.zeros(len(reader), np.float32), 0
-        for logits, _, weights in self._answers(views):
-            records = np.arange(start, start + len(logits)) // len(views)
-            start += len(logits)
-            real = weights > 0
-            self._check_finite(logits, np.where(real, records, -1))
-            # View by view, so that no sum depends on the size of the batch.
-            np.add.at(probabilities, records[real], softmax(logits[real]))
-            all_weights[records[real]] = 1
+        with contextlib.closing(self._answers(views)) as answers:
+            for logits, _, weights in answers:
+                records = np.arange(start, start + len(logits)) // len(views)
+                start += len(logits)
+                real = weights > 0
+                self._check_finite(logits, np.where(real, records, -1))
+                # View by view, so that no sum depends on the size of the batch.
+                np.add.at(probabilities, records[real], softmax(logits[real]))
+                all_weights[records[real]] = 1
         logits = _logits_of(probabilities / len(views))
         return logits, self._losses(logits), all_weights
 
@@ -278,11 +288,17 @@ class Tester:
             losses.append(self.network.losses(batch, answers, training=False).numpy())
         return np.concatenate(losses)
 
-    def _answers(self, views: Sequence[View]) -> Iterator[list[np.ndarray]]:
+    def _answers(self, views: Sequence[View]) -> Generator[list[np.ndarray]]:
         """Yield logits, losses and weights of each batch, padding among them."""
-        for batch in self.reader.test_batches(self.session.devices.share, views):
-            self.session.raise_if_stopped()
-            yield [each.numpy() for each in self._predict(batch)]
+        reader = self.reader
+        total = -(-len(reader) * len(views) // reader.options.test_batch_size)
+        batches = reader.test_batches(self.session.devices.share, views)
+        task = f"testing {self.split}, batch"
+        # Closed at once, as an error would be shown into a bar that is still there.
+        with contextlib.closing(track(batches, total, task, self.console)) as tracked:
+            for batch in tracked:
+                self.session.raise_if_stopped()
+                yield [each.numpy() for each in self._predict(batch)]
 
     def _predict(self, batch: Batch) -> tuple[tf.Tensor, ...]:
         devices = self.session.devices

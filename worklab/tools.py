@@ -8,7 +8,6 @@ from typing import Literal
 import keras
 import tyro
 from rich import filesize
-from rich.console import Console
 
 from worklab import comparison_tool, data_tools, exporting, inspecting
 from worklab.checkpoints import digest as digest_of
@@ -24,7 +23,7 @@ from worklab.packed_files import Format
 from worklab.packing import PackOptions
 from worklab.packing import pack as pack_images
 from worklab.pretrained import open_weights
-from worklab.printing import print_plainly, wide_console
+from worklab.printing import open_console, print_plainly, wide_console
 from worklab.report.contents import read_groups
 from worklab.report.writing import write_report
 from worklab.runs import make_run_network, read_run
@@ -55,7 +54,7 @@ def lists(
     fractions = {"train": train, "valid": valid, "test": test}
     paths = make_lists(folder, fractions=fractions, seed=seed, overwrite=overwrite)
     names = read_class_names(folder / "classes.json")
-    console = Console(soft_wrap=True)
+    console = open_console()
     for path in paths.values():
         count = len(read_list(path, names))
         print_plainly(console, f"{path}: {count} images")
@@ -90,7 +89,7 @@ def pack(
         labels_offset: Taken from the source's labels where they are numbers.
     """
     options = PackOptions(to, shards, shorter_side, quality, first_label)
-    console = Console(soft_wrap=True)
+    console = open_console()
     paths = pack_images(
         source, out, options, labels_offset=labels_offset, console=console
     )
@@ -132,7 +131,10 @@ def imagenet(
         boxes=boxes,
         validation_labels=validation_labels,
     )
-    print(f"{path}: pack it with `python -m worklab pack {path} --first-label 1`")
+    print_plainly(
+        open_console(),
+        f"{path}: pack it with `python -m worklab pack {path} --first-label 1`",
+    )
 
 
 def digest(path: tyro.conf.Positional[Path], /) -> None:
@@ -176,25 +178,27 @@ def export(
         num_features: Numbers that come with each image; None: the run's.
         overwrite: Replace what is there.
     """
-    path = exporting.find_checkpoint(run, checkpoint)
+    path, console = exporting.find_checkpoint(run, checkpoint), open_console()
     if output is None:
         folder = path.parent.parent / "export"
         output = folder / f"{path.stem}{exporting.SUFFIXES[to]}"
     if to == "safetensors":
         count = exporting.export_weights(path, output, overwrite=overwrite)
-        print(f"{output}: {count} variables of {path}")
+        print_plainly(console, f"{output}: {count} variables of {path}")
         return
     exported = exporting.export_run(
         path, output, to=to, num_features=num_features, overwrite=overwrite
     )
-    print(
+    print_plainly(
+        console,
         f"{output}: {path.stem}, the network's answers on {exported.num_images} images "
-        f"within {exported.difference:.1e} (at most {exporting.TOLERANCE:.0e})"
+        f"within {exported.difference:.1e} (at most {exporting.TOLERANCE:.0e})",
     )
     if exported.encoded_difference is not None:
-        print(
+        print_plainly(
+            console,
             f"encoded images, resized by TensorFlow: {exported.encoded_difference:.1e} "
-            f"(at most {exporting.ENCODED_TOLERANCE})"
+            f"(at most {exporting.ENCODED_TOLERANCE})",
         )
 
 
@@ -328,7 +332,7 @@ def report(
     )
     size = filesize.decimal(path.stat().st_size)
     print_plainly(
-        Console(), f"{path}: {size}, its numbers: {path.with_suffix('.json')}"
+        open_console(), f"{path}: {size}, its numbers: {path.with_suffix('.json')}"
     )
 
 

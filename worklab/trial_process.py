@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from worklab.cli import log_to_standard_error
 from worklab.locks import RunLock
+from worklab.output import Mode, output_mode, speaking
 from worklab.processes import end_with_parent
 from worklab.stopping import StopSignals
 
@@ -78,7 +79,8 @@ def run_trial(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(train, options, testing, theirs))
+    settings = (train, options, testing, theirs, output_mode())
+    process = context.Process(target=_work, args=settings)
     process.start()
     theirs.close()
     try:
@@ -132,6 +134,7 @@ def _work(
     options: Any,
     testing: bool,
     connection: Connection,
+    mode: Mode,
 ) -> None:
     """Run a trial here, and send how it ended."""
     os.setpgrp()  # Ctrl-C is for the search, which hands it on
@@ -146,7 +149,8 @@ def _work(
 
     try:
         _wait_for_orphan(options.run)
-        result = train(options, on_validation=on_validation, testing=testing)
+        with speaking(mode, run=options.run):
+            result = train(options, on_validation=on_validation, testing=testing)
         outcome = Outcome("complete", result)
     except TrialPruned:
         outcome = Outcome("pruned")

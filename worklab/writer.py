@@ -1,14 +1,12 @@
 """Writer: TensorBoard, CSV and console, one verb each."""
 
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import tensorflow as tf
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from worklab import tensorboard_values as values_of
 from worklab.csv_log import CsvLog
@@ -16,6 +14,8 @@ from worklab.curves import ThresholdCounts
 from worklab.files import writing
 from worklab.graph import keras_graph
 from worklab.metric_writer import MetricWriter as MetricWriter
+from worklab.printing import print_event
+from worklab.progress import Display, open_display
 from worklab.tensorboard_events import EventFile, cut_events
 
 _COLUMNS = ("step", "split", "loss", "accuracy", "learning_rate")
@@ -62,8 +62,7 @@ class Writer:
         self._last_steps: dict[str, int] = {}
         self._event_files: dict[str, EventFile] = {}
         self._profiling = False
-        self._progress: Progress | None = None
-        self._task: Any = None
+        self._progress: Display | None = None
 
     def write_scalars(
         self, step: int, scalars: Mapping[str, float], *, split: str = "train"
@@ -196,29 +195,28 @@ class Writer:
         learning_rate: float,
         images_per_second: float,
     ) -> None:
-        """Move the progress bar, which runs to step `end`."""
+        """Show how far training to step `end` is."""
         if self.console is None:
             return
         if self._progress is None:
-            self._progress = _progress_bar(self.console)
-            self._task = self._progress.add_task("", loss=0.0, rate=0.0, speed=0.0)
-            self._progress.start()
+            self._progress = open_display(self.console)
         self._progress.update(
-            self._task,
-            completed=step,
-            total=end,
+            step,
+            end,
             loss=loss,
-            rate=learning_rate,
-            speed=images_per_second,
+            learning_rate=learning_rate,
+            images_per_second=images_per_second,
         )
 
     def show_validation(
         self, step: int, loss: float, accuracy: float, note: str
     ) -> None:
         """Show a validation as a row above the progress bar."""
-        self.show(
-            f"step {step:>7}  valid loss {loss:.4f}  accuracy {accuracy:.2%}  {note}"
-        )
+        if self.console is None:
+            return
+        line = f"step {step:>7}  valid loss {loss:.4f}  accuracy {accuracy:.2%}  {note}"
+        values = {"step": step, "loss": loss, "accuracy": accuracy, "decision": note}
+        print_event(self.console, line, "validation", **values)
 
     def show(self, line: str) -> None:
         """Show a line above the progress bar."""
@@ -287,21 +285,6 @@ class Writer:
     def _end(self) -> None:
         self.stop_profile()
         if self._progress is not None:
-            self._progress.stop()
+            self._progress.close()
             self._progress = None
         self._event_files.clear()
-
-
-def _progress_bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("step {task.completed}"),
-        BarColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}"),
-        TextColumn("learning rate {task.fields[rate]:.2g}"),
-        TextColumn("{task.fields[speed]:.0f} images/s"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        # In a notebook the bar is a widget, and Rich warns where there are none.
-        disable=console.is_jupyter and find_spec("ipywidgets") is None,
-    )
