@@ -11,7 +11,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from worklab import Trainer, Writer, cli
+from worklab import Trainer, cli
 from worklab.console import make_console, show_skipped
 from worklab.options import (
     AugmentOptions,
@@ -31,6 +31,7 @@ from worklab.runs import (
     make_network,
     make_reader,
     open_session,
+    open_writer,
     pin_class_names,
     resolve,
     skipped_images,
@@ -92,7 +93,7 @@ def main(options: Options) -> dict[str, Any]:
     session = open_session(options)
     with (
         session,
-        Writer(options.run if session.is_chief else None, console=console) as writer,
+        open_writer(session, options, console) as writer,
     ):
         class_names = pin_class_names(options.data)
         reader = make_reader("train", class_names, options)

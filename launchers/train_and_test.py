@@ -32,6 +32,7 @@ from worklab.runs import (
     make_network,
     make_reader,
     open_session,
+    open_writer,
     pin_class_names,
     read_result,
     resolve,
@@ -93,7 +94,7 @@ def main(options: Options) -> dict[str, Any]:
     if result is None:
         options = resolve(options)
         session = open_session(options)
-        writer = Writer(options.run if session.is_chief else None, console=console)
+        writer = open_writer(session, options, console)
         with session, writer:
             result = train_and_test(options, session, writer)
     print_plainly(console, f"{options.run} is complete; another `--run` starts anew")

@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from worklab import Reader, Session, Tester, Trainer, Writer, cli
+from worklab import Reader, Session, Tester, Trainer, cli
 from worklab.console import make_console, show_places, show_skipped, show_statistics
 from worklab.metrics import Statistics
 from worklab.options import (
@@ -36,6 +36,7 @@ from worklab.runs import (
     make_network,
     make_reader,
     open_session,
+    open_writer,
     pin_class_names,
     read_result,
     resolve,
@@ -110,7 +111,7 @@ def main(
     session = open_session(options)
     with (
         session,
-        Writer(options.run if session.is_chief else None, console=console) as writer,
+        open_writer(session, options, console) as writer,
     ):
         class_names = pin_class_names(options.data)
         readers = {

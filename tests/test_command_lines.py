@@ -32,6 +32,7 @@ HEAVY = {
     "python launchers/train_with_patience.py --run runs/photos": "trains a ResNet-50",
     "python launchers/train_with_patience.py --run runs/two": "wants two devices",
     "python launchers/train_with_patience.py --run /shared": "wants other machines",
+    "python launchers/train_with_patience.py --run runs/tracked": "test_trackers.py",
     "python launchers/ray_train.py": "wants a cluster; tested with Ray",
     "python launchers/train.py --run runs/crops": "trains a ResNet-20",
     "python launchers/train.py --run runs/flowers": "trains an Inception v3",

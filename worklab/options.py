@@ -485,6 +485,8 @@ class TrainingOptions:
     """First and last step of a profile for TensorBoard; None: no profile."""
     estimate_statistics: int = 0
     """Batches over which batch-norm statistics are estimated at a cold start."""
+    trackers: tuple[Literal["wandb", "mlflow"], ...] = ()
+    """Log to Weights & Biases or MLflow, too; each wants the extra of its name."""
     log_images: bool = False
     """Write images of the first training batch, as augmented, to TensorBoard."""
     log_histograms: int = 0

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from rich.console import Console
+
 from worklab.files import write_json
 from worklab.layouts import Layout, Preprocessing
 from worklab.lists import read_class_names
@@ -39,6 +41,8 @@ from worklab.run_summaries import read_result as read_result
 from worklab.runtime import choose_precision
 from worklab.session import Session
 from worklab.tester import TestResult
+from worklab.trackers import open_trackers
+from worklab.writer import Writer
 
 _logger = logging.getLogger(__name__)
 
@@ -56,6 +60,18 @@ def open_session(options: Any) -> Session:
         # Before any variable is made, as that is already done by all together.
         _check_same(session, options)
     return session
+
+
+def open_writer(session: Session, options: Any, console: Console) -> Writer:
+    """Return the writer of a launcher's run; of several workers the chief's writes.
+
+    Raises:
+        ValueError: If a tracker that the options name cannot be opened.
+    """
+    if not session.is_chief:
+        return Writer(None, console=console)
+    trackers = open_trackers(options.training.trackers, options.run)
+    return Writer(options.run, console=console, others=trackers)
 
 
 @dataclasses.dataclass(frozen=True)
