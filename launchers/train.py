@@ -128,7 +128,8 @@ def main(options: Options) -> dict[str, Any]:
     skipped = skipped_images(train=reader)
     result = {"step": session.step, "class_names": class_names, "skipped": skipped}
     write_result(session, result)
-    report_run(session, options)
+    if session.is_chief:
+        report_run(options)
     show_skipped(console, skipped)
     print_plainly(console, f"{options.run} is at step {session.step}")
     if session.step < options.num_steps:

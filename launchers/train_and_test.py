@@ -91,6 +91,8 @@ def main(options: Options) -> dict[str, Any]:
     """
     console = make_console()
     result = read_result(options.run, entry="sequence")
+    if result is not None:
+        report_run(options)
     if result is None:
         options = resolve(options)
         session = open_session(options)
@@ -171,7 +173,8 @@ def train_and_test(
         ),
     }
     write_result(session, result, valid, test)
-    report_run(session, options)
+    if session.is_chief:
+        report_run(options)
     return result
 
 

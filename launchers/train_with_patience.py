@@ -104,6 +104,8 @@ def main(
     result = read_result(options.run, entry="best_valid_loss")
     untested = result is not None and result.get("test", {}) is None  # a trial's
     if result is not None and not (untested and testing):
+        if not untested:
+            report_run(options)
         show_result(console, options.run, result)
         return result
 
@@ -203,8 +205,8 @@ def conclude(
 ) -> dict[str, Any]:
     """Write the result and, of a run that was tested, its report; return the result."""
     write_result(session, result, *tests.values())
-    if tests:
-        report_run(session, options)
+    if tests and session.is_chief:
+        report_run(options)
     show_result(console, options.run, result)
     return result
 

@@ -13,7 +13,17 @@ from typing import Any
 
 # The launchers are here to be imported before a process forks.
 from launchers import train, train_with_patience  # noqa: F401
-from worklab import Network, Session, Tester, Trainer, Writer, checkpoints, cli, writer
+from worklab import (
+    Network,
+    Session,
+    Tester,
+    Trainer,
+    Writer,
+    checkpoints,
+    cli,
+    tester,
+    writer,
+)
 from worklab.checkpoints import Checkpoints, load_checkpoint
 from worklab.files import write_json
 from worklab.options import (
@@ -25,7 +35,6 @@ from worklab.options import (
 from worklab.patience import Patience
 from worklab.readers import JsonListReader
 from worklab.stopping import StopSignals
-from worklab.tester import TestResult
 from worklab.testing_queue import TestingQueue
 
 from .conftest import CLASS_NAMES, TinyNetwork
@@ -46,7 +55,7 @@ _PHASES = {
     "linking": (os, "replace"),
     "deleting": (Checkpoints, "delete_old"),
     "drawing": (Writer, "write_pr_curves"),
-    "writing answers": (TestResult, "_write_predictions"),
+    "writing answers": (tester, "write_table"),
     "writing result": (train_with_patience, "write_result"),
     "signal": (StopSignals, "_on_signal"),
 }

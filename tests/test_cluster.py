@@ -152,7 +152,8 @@ def test_signal_to_one_worker_stops_all_at_the_same_step(tmp_path, start_workers
     pair[1].wait_until_held()
     pair[1].send(signal.SIGTERM)
     pair[1].release()
-    assert [child.join() for child in pair] == [143, 143]
+    codes = [child.join() for child in pair]
+    assert codes == [143, 143], [child.stderr for child in pair]
     lines = [child.stderr.splitlines()[-1] for child in pair]
     assert lines[0] == lines[1]
     assert "stopped by SIGTERM at step" in lines[0]

@@ -89,8 +89,9 @@ def test_tests_in_json_lines(tiny_run, tmp_path, capsys):
         (run / name).symlink_to(tiny_run / name)
     words = ["--run", str(run), "--json-lines", "--split", "valid", "--every", "0.1"]
     result = cli.run(test_launcher.main, words)
-    test, last = strict(capsys.readouterr().out)
+    test, *places, last = strict(capsys.readouterr().out)
     assert (test["event"], last["event"]) == ("test", "result")
+    assert [each["text"].partition(":")[0] for each in places] == ["result", "report"]
     assert test["step"] == last["step"] == result.step
     assert test["loss"] == last["loss"] == result.statistics.loss
     assert last["split"] == "valid"

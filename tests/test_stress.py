@@ -178,7 +178,7 @@ def outcome(run):
 
     These are times of day, speeds, and checkpoints that were saved at a stop.
     """
-    personal = {".lock", "run.json", "changes.diff", "deleted.txt"}
+    personal = {".lock", "run.json", "changes.diff", "deleted.txt", "report.html"}
     files = {
         str(path.relative_to(run)): path.read_bytes()
         for path in run.rglob("*")
@@ -186,6 +186,13 @@ def outcome(run):
         and path.name not in personal
         and not path.name.startswith("events.out")
     }
+    if "report.json" in files:  # its page has the same numbers
+        report = json.loads(files["report.json"])
+        for name in ("path", "record", "started", "remarks"):
+            del report[name]
+        if report["test"] is not None:
+            del report["test"]["file"]
+        files["report.json"] = report
     curves = {
         folder.name: [point for point in scalars(folder) if "speed/" not in point[1]]
         for folder in [run / "tensorboard", *(run / "tensorboard").glob("*/")]

@@ -83,7 +83,9 @@ def test_curves_of_train_and_valid_share_a_chart(page, address):
         expect(page.get_by_text(run).first).to_be_visible()
     tags = page.locator("scalar-card .tag").all_inner_texts()
     assert "loss" in tags
-    groups = page.locator("mat-expansion-panel-header, .group-toggle, card-group-toolbar")
+    groups = page.locator(
+        "mat-expansion-panel-header, .group-toggle, card-group-toolbar"
+    )
     names = " ".join(groups.all_inner_texts())
     assert "learning_rate" in names
     assert "update_to_weight" in names
@@ -95,5 +97,7 @@ def test_graph_has_boxes_that_open(page, address):
     expect(box).to_be_visible()
     before = page.locator("tf-graph-scene g.node").count()
     box.dblclick()
-    expect(page.locator("tf-graph-scene g.node text", has_text="shortcut").first).to_be_visible()
+    expect(
+        page.locator("tf-graph-scene g.node text", has_text="shortcut").first
+    ).to_be_visible()
     assert page.locator("tf-graph-scene g.node").count() > before

@@ -50,9 +50,11 @@ def test_file_of_the_run_is_tested_like_its_step(run):
 def test_exported_weights_give_the_numbers_of_their_checkpoint(run, tmp_path):
     tools.main(["export", str(run), "--output", str(tmp_path / "w.safetensors")])
     before = results(run)
-    options = test_launcher.Options(run=run, checkpoint=tmp_path / "w.safetensors")
+    options = test_launcher.Options(
+        run=run, checkpoint=tmp_path / "w.safetensors", report=False
+    )
     exported = test_launcher.main(options)
-    best = test_launcher.main(test_launcher.Options(run=run))
+    best = test_launcher.main(test_launcher.Options(run=run, report=False))
     assert exported.statistics == best.statistics
     assert exported.step == 0
     assert results(run) == before  # it overwrites no result of the run

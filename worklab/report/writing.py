@@ -10,7 +10,6 @@ from worklab.files import write_atomically, write_json
 from worklab.printing import print_plainly
 from worklab.report.contents import find_run, gather
 from worklab.report.page import make_page
-from worklab.session import Session
 
 
 def write_report(
@@ -59,10 +58,16 @@ def write_report(
     return output
 
 
-def report_run(session: Session, options: Any) -> None:
-    """Write the report of a run that has its result, unless `options.report` is off."""
-    if session.is_chief and options.report:
-        write_report(session.run)
+def report_run(options: Any) -> None:
+    """Write the report of a complete run, unless `options.report` is off.
+
+    One that is newer than the result stays, as of a run that is only shown again.
+    """
+    result, page = options.run / "result.json", options.run / "report.html"
+    if not options.report:
+        return
+    if not page.exists() or page.stat().st_mtime_ns < result.stat().st_mtime_ns:
+        write_report(options.run)
 
 
 def report_test(console: Console, test: Path, options: Any) -> None:
