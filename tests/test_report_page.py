@@ -1,35 +1,27 @@
 """Opens reports in the machine's Chromium and uses them, by mouse and by keyboard."""
 
-import os
 import shutil
 
 import numpy as np
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
+from tests.browsing import needs_chromium, open_browser
 from tests.made_tests import random_test
 from worklab.options import ReaderOptions
 from worklab.readers import ArrayReader
 from worklab.report import contents as contents_module
 from worklab.report.writing import write_report
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 NAMES = ["bird", "ant", "</script><b>cow", "dog"]
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None and not os.environ.get("CI"), reason="no Chromium on this machine"
-)
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
 def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
+    with open_browser() as browser:
         yield browser
-        browser.close()
 
 
 def copied_with(test, tiny_run, folder):
