@@ -1,7 +1,7 @@
 """Which images of a test a report shows."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -81,31 +81,31 @@ def choose_examples(test: TestResult, reader: Reader | None) -> Examples:
         reader: Of the tested split, to find images by their names; None: the images
             are shown without pictures.
     """
-    confidences = test.probabilities.max(axis=1)
     right = test.predictions == test.labels
+    by_confidence = _by_confidence(test)
+    chosen = {
+        "errors": by_confidence[~right[by_confidence]][::-1][:_MOST_OF_A_KIND].tolist(),
+        "hits": by_confidence[right[by_confidence]][:_MOST_OF_A_KIND].tolist(),
+        "classes": [*_typical_images(test)],
+    }
+    places = dict.fromkeys(place for each in chosen.values() for place in each)
+    pictures = _pictures(test, reader, [*places][:_MOST_PICTURES])
+    examples = {
+        kind: [_example(test, place, pictures.get(place)) for place in each]
+        for kind, each in chosen.items()
+    }
+    return Examples(**examples, num_missing=len(places) - len(pictures))
+
+
+def _by_confidence(test: TestResult) -> np.ndarray:
     # By name where equal, so that the order of the test says nothing.
     names = np.array(test.names)
-    by_confidence = np.lexsort((names, confidences))
-    errors = by_confidence[::-1][~right[by_confidence[::-1]]][:_MOST_OF_A_KIND]
-    hits = by_confidence[right[by_confidence]][:_MOST_OF_A_KIND]
-    classes = [*_typical_images(test, names)]
-    pictures = _pictures(test, reader, [*errors.tolist(), *hits.tolist(), *classes])
-
-    def examples(places: Iterable[int]) -> list[Example]:
-        return [_example(test, place, pictures.get(place)) for place in places]
-
-    chosen = {*errors.tolist(), *hits.tolist(), *classes}
-    return Examples(
-        errors=examples(errors.tolist()),
-        hits=examples(hits.tolist()),
-        classes=examples(classes),
-        num_missing=len(chosen) - len(pictures),
-    )
+    return np.lexsort((names, test.probabilities.max(axis=1)))
 
 
-def _typical_images(test: TestResult, names: np.ndarray) -> Iterable[int]:
+def _typical_images(test: TestResult) -> Iterator[int]:
     own = test.probabilities[np.arange(len(test.labels)), test.labels]
-    order = np.lexsort((names, own, test.labels))
+    order = np.lexsort((np.array(test.names), own, test.labels))
     labels = test.labels[order]
     for label in range(len(test.class_names)):
         start, end = np.searchsorted(labels, [label, label + 1])
@@ -118,7 +118,6 @@ def _pictures(
 ) -> dict[int, str]:
     if reader is None:
         return {}
-    places = [*dict.fromkeys(places)][:_MOST_PICTURES]
     wanted = {test.names[place] for place in places}
     records = {
         name: record

@@ -31,6 +31,8 @@ MOST_CURVES = 20  # classes of a chart; more cannot be told apart
 _MOST_NAMED = 60  # classes that have room for their names on an axis
 _MOST_WRITTEN = 15  # classes whose confusion has room for its counts
 
+_RATES = ("false_positive_rate", "true_positive_rate")
+
 _TITLES = {"loss": "loss", "accuracy": "accuracy"}
 
 
@@ -92,9 +94,7 @@ def layer_chart(
     """Return a number of each layer group by step."""
     data: list[dict[str, Any]] = []
     for number, (name, points) in enumerate(groups.items()):
-        dash = ("solid", "dash", "dot")[number // len(_COLOURS) % 3]
-        line = {"color": _COLOURS[number % len(_COLOURS)], "width": 1.5, "dash": dash}
-        data.append(_line(name, points, line=line))
+        data.append(_line(name, points, line=_line_style(number)))
     layout = _layout("step", title, logarithmic=_spans(data))
     return {
         "data": data,
@@ -147,13 +147,7 @@ def confusion_chart(
 
 def roc_chart(classes: Sequence[ClassStatistics]) -> Chart:
     """Return the ROC curves, of the classes with the smallest areas where many."""
-    data: list[dict[str, Any]] = []
-    for each in _worst(classes, "roc_auc"):
-        curve = each.curves.roc
-        if curve is not None:
-            name = f"{each.name} ({each.curves.roc_auc:.3f})"
-            rates = (curve.false_positive_rate, curve.true_positive_rate)
-            data.append(_curve(name, *rates, number=len(data)))
+    data = _class_curves(classes, "roc", "roc_auc", _RATES)
     if data:
         data.append(_diagonal("chance"))
     titles = ("false positive rate", "true positive rate")
@@ -162,14 +156,9 @@ def roc_chart(classes: Sequence[ClassStatistics]) -> Chart:
 
 def precision_recall_chart(classes: Sequence[ClassStatistics]) -> Chart:
     """Return the precision-recall curves, of the classes with the smallest areas."""
-    data: list[dict[str, Any]] = []
-    for each in _worst(classes, "average_precision"):
-        curve = each.curves.precision_recall
-        if curve is not None:
-            name = f"{each.name} ({each.curves.average_precision:.3f})"
-            values = (curve.recall, curve.precision)
-            data.append(_curve(name, *values, number=len(data)))
-    return {"data": data, "layout": _unit_layout("recall", "precision")}
+    axes = ("recall", "precision")
+    data = _class_curves(classes, "precision_recall", "average_precision", axes)
+    return {"data": data, "layout": _unit_layout(*axes)}
 
 
 def reliability_chart(found: DetailedStatistics) -> Chart:
@@ -223,17 +212,32 @@ def _line(name: str, points: Points, **style: Any) -> dict[str, Any]:
     }
 
 
-def _curve(
-    name: str, x: Sequence[float], y: Sequence[float], *, number: int
-) -> dict[str, Any]:
+def _class_curves(
+    classes: Sequence[ClassStatistics], curve: str, area: str, axes: tuple[str, str]
+) -> list[dict[str, Any]]:
+    """Return a line for each class that has a curve, named with its area.
+
+    Args:
+        classes: Of which the worst are drawn, where there are too many.
+        curve: Which of `ClassCurves`.
+        area: Which of `ClassCurves`.
+        axes: What of the curve is its x and its y.
+    """
+    data: list[dict[str, Any]] = []
+    for each in _worst(classes, area):
+        points = getattr(each.curves, curve)
+        if points is not None:
+            x, y = ([_short(value) for value in getattr(points, axis)] for axis in axes)
+            name = _safe(f"{each.name} ({getattr(each.curves, area):.3f})")
+            line = _line_style(len(data))
+            data.append({"name": name, "x": x, "y": y, "mode": "lines", "line": line})
+    return data
+
+
+def _line_style(number: int) -> dict[str, Any]:
+    """Return a style for one of several lines; no two of 24 are alike."""
     dash = ("solid", "dash", "dot")[number // len(_COLOURS) % 3]
-    return {
-        "name": _safe(name),
-        "x": [_short(value) for value in x],
-        "y": [_short(value) for value in y],
-        "mode": "lines",
-        "line": {"color": _COLOURS[number % len(_COLOURS)], "width": 1.5, "dash": dash},
-    }
+    return {"color": _COLOURS[number % len(_COLOURS)], "width": 1.5, "dash": dash}
 
 
 def _diagonal(name: str) -> dict[str, Any]:
