@@ -6,14 +6,21 @@ import numpy as np
 from worklab.counting import count_work
 from worklab.pretrained import import_weights
 
+INITIALIZERS = ("kernel_initializer", "depthwise_initializer")
+
 
 def whole(network_class, restore=True):
-    """Return the class with a last layer that is restored, too."""
+    """Return the class with a last layer that is restored, too.
+
+    What is not restored is 0, as drawing random numbers takes longer than a whole file.
+    """
 
     class Whole(network_class):
         def layer(self, *args, scope, policy=None, **settings):
             if scope == "logits":
                 policy = dict(policy or {}) | {"restore": restore}
+            for name in settings.keys() & {*INITIALIZERS}:
+                settings[name] = "zeros"
             return super().layer(*args, scope=scope, policy=policy, **settings)
 
     return Whole

@@ -59,6 +59,13 @@ def _seeds():
 
 
 @pytest.fixture
+def without_values():
+    """Build networks without values, in a fraction of the time: shapes are enough."""
+    with keras.StatelessScope(initialize_variables=False):
+        yield
+
+
+@pytest.fixture
 def tiny_network() -> TinyNetwork:
     return TinyNetwork(3, image_shape=(8, 8, 3))
 

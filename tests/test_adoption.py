@@ -86,13 +86,6 @@ def test_adopted_network_gives_the_logits_of_keras(name, suffix, tmp_path):
     expected = model(images(SIZE).astype("float32"), training=False).numpy()
     assert report.unused == ()
     assert relative_error(logits, expected) < TOLERANCE
-    print(
-        "SPREAD",
-        name,
-        len(model.layers),
-        relative_error(expected[:1], expected[1:]),
-        relative_error(logits, expected),
-    )
 
 
 def test_restored_normalisation_has_an_effect():

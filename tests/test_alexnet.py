@@ -16,6 +16,7 @@ COUNTS = {
 NAMES = ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
 
 
+@pytest.mark.usefixtures("without_values")
 @pytest.mark.parametrize("name", COUNTS)
 def test_alexnet_has_its_parameters_and_macs(name):
     size, expected = COUNTS[name]

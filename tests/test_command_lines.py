@@ -58,7 +58,8 @@ HEAVY = {
 # Commands that train are shortened.
 SHORTER = {
     "train_with_patience.py": "--patience.valid-every 2 --patience.patience 1 "
-    "--patience.max-decays 0 --reader.batch-size 8 --schedule.learning-rate 0.01",
+    "--patience.max-decays 0 --reader.batch-size 8 --schedule.learning-rate 0.01 "
+    "--schedule.warmup-steps 0",  # validations within a warm-up are not waited for
     "train.py": "--num-steps 2 --reader.batch-size 6",
     "find_lr.py": "--find.num-steps 20 --reader.batch-size 8",
 }

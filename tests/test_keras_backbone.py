@@ -215,6 +215,7 @@ def test_efficientnet_answers_as_keras_with_the_published_weights(
     assert keras_backbone.EfficientNetB0.layouts[1].preprocessing.std == (1.0,)
 
 
+@pytest.mark.usefixtures("without_values")
 def test_multipliers_are_those_of_the_class():
     class Mine(KerasBackbone):
         application = "MobileNetV2"
@@ -236,6 +237,7 @@ def test_unknown_application_is_refused():
             application = "ResNet51"
 
 
+@pytest.mark.usefixtures("without_values")
 def test_every_layer_is_counted():
     network = keras_backbone.EfficientNetB0(1000, image_shape=(224, 224, 3))
     work = count_work(network)

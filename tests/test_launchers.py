@@ -149,23 +149,25 @@ def test_run_that_was_stopped_ends_like_one_that_was_not(patience_options, monke
     checks = 0
     original = Session.raise_if_stopped
 
-    def stop_at_every_fifteenth_check(self):
+    def stop_now_and_then(self):
         nonlocal checks
         checks += 1
-        if checks % 15 == 0:
+        if checks % 29 == 0:  # wherever that is between two validations
             os.kill(os.getpid(), signal.SIGTERM)
         original(self)
 
-    monkeypatch.setattr(Session, "raise_if_stopped", stop_at_every_fifteenth_check)
-    codes = []
+    monkeypatch.setattr(Session, "raise_if_stopped", stop_now_and_then)
+    codes, steps = [], []
     while True:
         try:
             result = train_with_patience.main(stopped)
             break
         except SystemExit as stop:
             codes.append(stop.code)
+            steps.append(list_steps(stopped.run / "checkpoints")[-1])
     assert codes == [143] * len(codes)
     assert len(codes) >= 2
+    assert {step % 2 for step in steps} == {0, 1}  # at a row of the log, and between
     assert result == whole
     a, b = (run / "history.csv" for run in (patience_options.run, stopped.run))
     assert a.read_bytes() == b.read_bytes()

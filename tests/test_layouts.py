@@ -10,6 +10,8 @@ import tensorflow as tf
 from worklab.networks import resnet
 from worklab.pretrained import import_weights
 
+from .comparing import relative_error, whole
+
 # Float32 of a hundred layers, in an order that differs by library.
 TOLERANCE = 1e-5
 
@@ -35,22 +37,8 @@ def images(size, count=2):
     return rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
-def relative_error(logits, expected):
-    return np.abs(logits - expected).max() / np.abs(expected).max()
-
-
-def with_head(network_class):
-    """Return the class with a last layer that is restored, too."""
-
-    class Whole(network_class):
-        def full_layer(self, *args, **settings):
-            return super().full_layer(*args, **settings | {"restore": True})
-
-    return Whole
-
-
 def answers(network_class, path, size, *, layout=None, num_classes=1000):
-    network = with_head(network_class)(
+    network = whole(network_class)(
         num_classes, image_shape=(size, size, 3), layout=layout
     )
     report = import_weights(network, path)
@@ -94,6 +82,7 @@ class Tensorflow1:
     def __init__(self, epsilon, norm):
         self.epsilon = epsilon
         self.norm = norm  # where a batch normalisation keeps its variables
+        self.feeds = {}  # the first values, which would slow down a graph as constants
 
     def variable(self, name, shape, scale):
         rng = np.random.default_rng(zlib.crc32(name.encode()))
@@ -101,8 +90,10 @@ class Tensorflow1:
         value = {
             "moving_variance": lambda: rng.uniform(0.5, 1.5, shape),
             "gamma": lambda: rng.uniform(0.8, 1.2, shape),
-        }.get(kind, lambda: scale * rng.normal(size=shape))()
-        return tf.compat.v1.get_variable(name, initializer=value.astype(np.float32))
+        }.get(kind, lambda: scale * rng.standard_normal(shape, np.float32))()
+        first = tf.compat.v1.placeholder(tf.float32, shape)
+        self.feeds[first] = value
+        return tf.compat.v1.get_variable(name, initializer=first)
 
     def conv(self, x, name, filters, size, strides=1, padding="SAME"):
         channels = x.shape[-1]
@@ -174,14 +165,19 @@ def ry_resnet50(tf1, x, num_classes, padding="SAME"):
     return tf1.full(tf.reduce_mean(x, (1, 2)), "fc", num_classes, as_conv=False)
 
 
-def save_tensorflow1(path, build, tf1, size, num_classes, version=2):
-    """Write a checkpoint as TensorFlow 1 does; return the logits."""
+def save_tensorflow1(path, build, tf1, size, num_classes, *, old_path=None):
+    """Write a checkpoint as TensorFlow 1 does; return the logits.
+
+    At `old_path`, if given, it is written once more, in the format of before 2017.
+    """
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         logits = build(tf1, tf.constant(images(size), tf.float32), num_classes)
         tf.compat.v1.train.get_or_create_global_step()
-        session.run(tf.compat.v1.global_variables_initializer())
-        saver = tf.compat.v1.train.Saver(write_version=version)
-        saver.save(session, str(path), write_meta_graph=False)
+        session.run(tf.compat.v1.global_variables_initializer(), tf1.feeds)
+        for version, place in ((2, path), (1, old_path)):
+            if place is not None:
+                saver = tf.compat.v1.train.Saver(write_version=version)
+                saver.save(session, str(place), write_meta_graph=False)
         return session.run(logits)
 
 
@@ -195,11 +191,21 @@ def test_resnet50_of_slim_gives_its_logits_without_the_background(tmp_path):
     assert report.count("sliced") == 2  # kernel and bias of the head
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_resnet50_of_ry_gives_its_logits(tmp_path, version):
-    path = tmp_path / "ResNet-L50.ckpt"
+@pytest.fixture(scope="module")
+def ry_files(tmp_path_factory):
+    """One ResNet-50 of ry in both formats of checkpoints, and its logits."""
+    folder = tmp_path_factory.mktemp("ry")
+    paths = {version: folder / f"ResNet-L50.v{version}.ckpt" for version in (1, 2)}
     tf1 = Tensorflow1(1e-3, "")
-    expected = save_tensorflow1(path, ry_resnet50, tf1, 64, 7, version)
+    logits = save_tensorflow1(paths[2], ry_resnet50, tf1, 64, 7, old_path=paths[1])
+    return paths, logits
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_resnet50_of_ry_gives_its_logits(ry_files, version):
+    paths, expected = ry_files
+    path = paths[version]
+    assert path.with_name(f"{path.name}.index").exists() == (version == 2)
     logits, report = answers(resnet.ResNet50, path, 64, layout="ry", num_classes=7)
     assert relative_error(logits, expected) < TOLERANCE
     assert report.unused == ()

@@ -20,6 +20,7 @@ for number in range(1, 17):
 SLIM_V2 += ["Conv_1", "Logits/Conv2d_1c_1x1"]
 
 
+@pytest.mark.usefixtures("without_values")
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -45,6 +46,7 @@ def test_mobilenet_of_keras_gives_its_logits(name, tmp_path):
     )
 
 
+@pytest.mark.usefixtures("without_values")
 @pytest.mark.parametrize(
     ("name", "width"),
     [
@@ -75,6 +77,7 @@ def test_mobilenet_of_slim_is_restored_by_its_names(name, root, names, tmp_path)
     check_slim_names(getattr(mobilenet, name), layers, path, 32)
 
 
+@pytest.mark.usefixtures("without_values")
 @pytest.mark.parametrize("name", KERAS)
 def test_multipliers_are_those_of_the_class(name):
     base = getattr(mobilenet, name)

@@ -47,6 +47,7 @@ def count_network(stages, *, stem, num_classes, bottleneck):
     return total + (width + 1) * num_classes
 
 
+@pytest.mark.usefixtures("without_values")
 @pytest.mark.parametrize("name", ["ResNet18", "ResNet34", "ResNet50"])
 def test_imagenet_resnet_has_the_parameters_of_torchvision(name):
     network = getattr(resnet, name)(1000, image_shape=(32, 32, 3))
@@ -63,6 +64,7 @@ def test_blocks_of_imagenet_resnet_amount_to_the_parameters_of_torchvision(name)
     assert count == IMAGENET[name]
 
 
+@pytest.mark.usefixtures("without_values")
 @pytest.mark.parametrize("name", CIFAR)
 def test_cifar_resnet_has_the_parameters_of_its_depth(name):
     kind = getattr(resnet, name)
@@ -76,6 +78,7 @@ def test_cifar_resnet_has_the_parameters_of_its_depth(name):
     )
 
 
+@pytest.mark.usefixtures("without_values")
 @pytest.mark.parametrize(
     ("name", "image_size", "shapes"),
     [
@@ -115,6 +118,7 @@ def test_resnet_computes_finite_logits():
     assert not np.allclose(logits[0], logits[1])
 
 
+@pytest.mark.usefixtures("without_values")
 @pytest.mark.parametrize("name", ["ResNet20", "ResNet18"])
 def test_everything_but_the_logits_restores_under_its_own_name(name):
     network = getattr(resnet, name)(5, image_shape=(32, 32, 3))
@@ -124,6 +128,7 @@ def test_everything_but_the_logits_restores_under_its_own_name(name):
     assert {policy.lr_mult for policy in others.values()} == {1.0}
 
 
+@pytest.mark.usefixtures("without_values")
 def test_digits_network_learns_slowly_at_first():
     network = DigitsNetwork(10, image_shape=(32, 32, 3))
     multipliers = {}
@@ -138,6 +143,7 @@ def test_digits_network_learns_slowly_at_first():
     assert network.policies["logits"] == Policy(1.0, False, 5e-4)
 
 
+@pytest.mark.usefixtures("without_values")
 def test_multipliers_are_those_of_the_class():
     class Slow(resnet.ResNet18):
         lr_mults = (0.0, 0.1, 0.2, 0.3, 0.4)

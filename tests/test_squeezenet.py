@@ -10,11 +10,13 @@ COUNTS = {
 }
 
 
+@pytest.mark.usefixtures("without_values")
 @pytest.mark.parametrize("name", COUNTS)
 def test_squeezenet_has_its_parameters_and_macs(name):
     assert counts(getattr(squeezenet, name), 224) == COUNTS[name]
 
 
+@pytest.mark.usefixtures("without_values")
 @pytest.mark.parametrize(
     ("name", "sizes"),
     [("SqueezeNet10", [54, 27, 13]), ("SqueezeNet11", [55, 27, 13])],
@@ -34,6 +36,7 @@ def test_no_logit_is_negative():
     assert logits.max() > 0
 
 
+@pytest.mark.usefixtures("without_values")
 def test_multipliers_are_those_of_the_class():
     class Slow(squeezenet.SqueezeNet11):
         lr_mults = (0.0, 0.1, 0.2, 0.3)

@@ -38,11 +38,16 @@ from .test_writer import events, scalars
 
 ROOT = Path(__file__).parent.parent
 SHORT = {
+    "schedule.learning-rate": 0.3,  # so high that it ends after some 20 validations
     "patience.valid-every": 4,
     "patience.patience": 2,
     "patience.max-decays": 2,
 }
-LONG = SHORT | {"patience.patience": 8, "patience.max-decays": 4}
+LONG = SHORT | {
+    "schedule.learning-rate": 0.1,
+    "patience.patience": 8,
+    "patience.max-decays": 4,
+}
 # In the order of a training; the last four come once, at its end.
 PHASES = [
     "starting",

@@ -28,11 +28,13 @@ SLIM_VGG16 = """
 """
 
 
+@pytest.mark.usefixtures("without_values")
 @pytest.mark.parametrize("name", COUNTS)
 def test_vgg_has_its_parameters_and_macs(name):
     assert counts(getattr(vgg, name), 224) == COUNTS[name]
 
 
+@pytest.mark.usefixtures("without_values")
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_vgg_of_fewer_layers_has_the_parameters_of_torchvision(name):
     parameters, _, _ = counts(getattr(vgg, name), 32)
@@ -95,6 +97,7 @@ def test_vgg_of_timm_gives_the_answers_of_torchvision(tmp_path):
     assert relative_error(answers[0][0], answers[0][1]) > 0.01
 
 
+@pytest.mark.usefixtures("without_values")
 def test_multipliers_are_those_of_the_class():
     class Slow(vgg.VGG11):
         lr_mults = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
