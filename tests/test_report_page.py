@@ -124,14 +124,13 @@ def test_confusion_is_sorted_and_tells_counts_under_the_mouse(report, open_page)
     page.mouse.move(
         place["x"] + place["width"] * 3 / 8, place["y"] + place["height"] / 8, steps=3
     )
-    page.wait_for_selector('[data-chart="confusion"] .hoverlayer .hovertext')
-    text = plot.locator(".hoverlayer .hovertext").text_content()
     row, column = sorted(NAMES)[:2]
     numbers = confusion_of(report)[NAMES.index(row)]
     count = numbers[NAMES.index(column)]
     assert count != confusion_of(report)[NAMES.index(column)][NAMES.index(row)]
     share = f"{100 * count / sum(numbers):.1f}%"
-    assert f"{row}, called \u200b{column}: {count} images, {share}" in text
+    text = f"{row}, called \u200b{column}: {count} images, {share}"
+    expect(plot.locator(".hoverlayer .hovertext")).to_contain_text(text)
 
 
 def test_theme_changes_page_and_charts(report, open_page):
