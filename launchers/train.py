@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from worklab import Trainer, cli
-from worklab.console import make_console, show_skipped
+from worklab.console import make_console, show_places, show_skipped
 from worklab.options import (
     AugmentOptions,
     DataOptions,
@@ -132,6 +132,7 @@ def main(options: Options) -> dict[str, Any]:
         report_run(options)
     show_skipped(console, skipped)
     print_plainly(console, f"{options.run} is at step {session.step}")
+    show_places(console, options.run)
     if session.step < options.num_steps:
         print_plainly(
             console,

@@ -207,7 +207,8 @@ def test_tool_on_two_runs(tests, tmp_path, capsys):
     assert content["first"].endswith("a/tests/step-00000007.test.json")
     assert content["p_value"] == found.p_value
     assert len(content["lost"]) == len(found.lost)
-    files = [tmp_path / name / "tests/step-00000007.test.csv" for name in ("b", "b")]
+    tests[1].save(tmp_path / "c/tests")  # with the answers of b
+    files = [tmp_path / name / "tests/step-00000007.test.csv" for name in ("b", "c")]
     run_tool(*files)
     output = capsys.readouterr().out
     assert "p = 1, chance among images may explain" in output
@@ -216,6 +217,10 @@ def test_tool_on_two_runs(tests, tmp_path, capsys):
 
 def test_tool_names_what_is_missing(tmp_path, capsys):
     (tmp_path / "a").mkdir()
+    test = make_test([0, 1], [[0.9, 0.1], [0.2, 0.8]]).save(tmp_path / "c")
+    with pytest.raises(SystemExit):
+        run_tool(test, test.with_suffix(".csv"))
+    assert "no better than itself" in capsys.readouterr().err
     with pytest.raises(SystemExit) as error:
         run_tool(tmp_path / "a", tmp_path / "b")
     assert error.value.code == 1

@@ -42,11 +42,12 @@ def test_training_in_json_lines(tiny_folder, tmp_path, capsys):
     cli.run(train.main, words.split())
     output, errors = capsys.readouterr()
     assert "started from scratch" in errors
-    *progress, message, result = strict(output)
+    *progress, message, places, report, curves, result = strict(output)
     assert [(each["step"], each["end"]) for each in progress] == [(2, 4), (4, 4)]
     names = "event step end loss learning_rate images_per_second seconds_left"
     assert list(progress[0]) == names.split()
     assert message == {"event": "message", "text": f"{run} is at step 4"}
+    assert [each["event"] for each in (places, report, curves)] == ["message"] * 3
     content = json.loads((run / "result.json").read_text())
     assert result == {"event": "result"} | content
     options = json.loads((run / "run.json").read_text())["options"]

@@ -236,6 +236,13 @@ def test_lines_keep_their_extremes_where_rows_are_many(uneven):
     assert min(line["y"]) == 0.25
 
 
+def test_rate_that_never_changes_is_in_the_middle_of_its_axis(uneven):
+    layers = {"learning_rate": {"a": {1: 0.05, 2: 0.05}}}
+    contents = dataclasses.replace(uneven, layers=layers)
+    chart = make_charts(contents)["learning_rate"]
+    assert chart["layout"]["yaxis"]["range"] == [0, 0.1]
+
+
 def test_axes_tell_all_classes_apart(uneven):
     names = ["constructor", "a\tb", "a\0b", "x" * 60]
     chart = confusion_chart(np.eye(4, dtype=int).tolist(), names)
@@ -318,19 +325,35 @@ def test_run_that_was_killed_says_so(copied_run):
     assert found["state"].startswith("stopped at step")
     assert f"This run is not complete : {found['state']}" in words
     assert "There is no test yet" in words
-    assert f"test.py --run {copied_run}" in found["remarks"][0]
+    command = f"python launchers/test.py --run {copied_run} --split test"
+    assert f"`{command}` tests the best checkpoint" in found["remarks"][0]
+    assert f"<code>{command}</code>" in page.read_text()
+    record = json.loads((copied_run / "run.json").read_text())
+    del record["options"]["patience"]  # as of train.py, which does not validate
+    (copied_run / "run.json").write_text(json.dumps(record))
+    (remark,) = numbers_of(write_report(copied_run))["remarks"]
+    assert f"`{command} --checkpoint latest` tests the newest" in remark
     assert "Training" in words
     assert found["curves"]["valid"]["loss"]
 
 
-def test_report_without_the_images_has_all_else(copied_run, tmp_path):
-    page = write_report(copied_run, data_folder=tmp_path / "gone")
+def test_report_without_the_images_has_all_else(copied_run, tmp_path, capsys):
+    main(["report", str(copied_run), "--data-folder", str(tmp_path)])
+    page = copied_run / "report.html"
     found = numbers_of(page)
     assert found["class_counts"] == {}
     assert found["test"]["accuracy"] is not None
-    assert len(found["remarks"]) == 4  # a list each, and the pictures
-    assert "`--data-folder` says where" in found["remarks"][0]
+    (remark,) = found["remarks"]
+    assert remark.startswith("The lists of train and valid and test cannot be read")
+    assert "`--data-folder` says where" in remark
+    assert f"missing: {remark}"[:60] in capsys.readouterr().out
     assert "no picture" in page.read_text()
+    before = page.read_bytes()
+    with pytest.raises(FileNotFoundError, match="no folder `.*/gone`"):
+        write_report(copied_run, data_folder=tmp_path / "gone")
+    with pytest.raises(FileNotFoundError, match="has no test of `train`"):
+        write_report(copied_run, split="train")
+    assert page.read_bytes() == before
 
 
 def test_thousand_classes_stay_readable_and_small(copied_run):

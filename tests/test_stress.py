@@ -592,7 +592,7 @@ def assert_stopped_by_the_disk(child, paths):
     line = child.stderr.splitlines()[-1]
     assert line.startswith(tuple(f"error: `{path}" for path in paths))
     assert "could not be written" in line
-    assert "the checkpoints are intact" in line
+    assert "what was there is intact" in line
 
 
 def whole_checkpoints(run):

@@ -38,8 +38,16 @@ def compare_tests(
         json: File for all numbers and images.
         num_shown: Classes, gained and lost images to list here.
         seed: Of the bootstrap's chance.
+
+    Raises:
+        ValueError: If both are one test.
     """
     paths = [find_test(place, split) for place in (first, second)]
+    if paths[0].resolve() == paths[1].resolve():
+        raise ValueError(
+            "a test is no better than itself: give two, as of two checkpoints. "
+            f"Received: `{paths[0]}` twice"
+        )
     found = compare(*map(read_test, paths), seed=seed)
     console = wide_console(soft_wrap=True)
     for which, path in zip(("first", "second"), paths, strict=True):
@@ -82,7 +90,10 @@ def _show_numbers(console: Console, found: Comparison) -> None:
         if found.p_value < _SIGNIFICANT
         else "chance among images may explain the difference"
     )
-    print_plainly(console, f"McNemar's exact test: p = {found.p_value:.3g}, {says}")
+    print_plainly(
+        console,
+        f"McNemar's exact test of the accuracy: p = {found.p_value:.3g}, {says}",
+    )
 
 
 def _show_classes(console: Console, found: Comparison, num_shown: int) -> None:

@@ -1,5 +1,6 @@
 """What a launcher shows on the console beside progress."""
 
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -126,10 +127,12 @@ def show_skipped(console: Console, skipped: Mapping[str, Mapping[str, str]]) -> 
 
 def show_places(console: Console, run: Path) -> None:
     """Show where the results are and how to look at the curves."""
-    print_plainly(console, f"results: {run / 'result.json'}, tests: {run / 'tests'}")
+    tests = f", tests: {run / 'tests'}" if (run / "tests").exists() else ""
+    print_plainly(console, f"results: {run / 'result.json'}{tests}")
     if (run / "report.html").exists():
         print_plainly(console, f"report:  {run / 'report.html'}")
     tensorboard = Path(sys.executable).with_name("tensorboard")
     if tensorboard.is_relative_to(Path.cwd()):
         tensorboard = tensorboard.relative_to(Path.cwd())
-    print_plainly(console, f"curves:  {tensorboard} --logdir {run}")
+    place = shlex.quote(str(run))
+    print_plainly(console, f"curves:  {tensorboard} --logdir {place}")

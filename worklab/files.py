@@ -25,7 +25,7 @@ def writing(path: Path) -> Iterator[None]:
         if not isinstance(error, (OSError, SafetensorError, *_tensorflow_errors())):
             raise
         raise OSError(
-            f"`{path}` could not be written; the checkpoints are intact. Make room or "
+            f"`{path}` could not be written; what was there is intact. Make room or "
             "give write access, then start the same command again. "
             f"Received: {' '.join(str(error).split())}"
         ) from error

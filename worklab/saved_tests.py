@@ -1,6 +1,7 @@
 """Tests that were saved: find them in a run and read them again."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def find_test(place: Path, split: str = "test") -> Path:
     others = [path.name for path in sorted(place.glob("tests/step-*.json"))]
     raise FileNotFoundError(
         f"`{place}` has no test of `{split}`; make one by `python launchers/test.py "
-        f"--run {place} --split {split}`. Received: {others[:_MOST_NAMES]}"
+        f"--run {shlex.quote(str(place))} --split {split}`, with `--checkpoint latest` "
+        f"where training has not validated. Received: {others[:_MOST_NAMES]}"
     )
 
 

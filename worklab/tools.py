@@ -329,6 +329,7 @@ def report(
         output=output,
         data_folder=data_folder,
         groups=None if groups is None else read_groups(groups),
+        on_remark=lambda remark: print_plainly(open_console(), f"missing: {remark}"),
     )
     size = filesize.decimal(path.stat().st_size)
     print_plainly(

@@ -179,8 +179,9 @@ def check_preprocessing(card: Card, network: Network, weights: Path) -> None:
         raise ValueError(
             f"`{type(network).__name__}` feeds images otherwise than `{weights}` was "
             f"trained with. Write into the class: `mean, std = {expected.mean}, "
-            f'{expected.std}` and `channel_order = "{expected.channel_order}"`, or '
-            "take the card away. "
+            f'{expected.std}` and `channel_order = "{expected.channel_order}"`, '
+            "train from scratch (`--pretrained None`), or delete the card beside the "
+            "weights. "
             f"Received: mean={network.mean}, std={network.std}, "
             f"channel_order={network.channel_order!r}"
         )

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -126,9 +127,15 @@ def gather(
 
     Raises:
         ValueError: If it is no run, or a file in it cannot be understood.
-        FileNotFoundError: If the file of a test is missing.
+        FileNotFoundError: If the file of a test is missing, a split other than `test`
+            was not tested, or there is no such `data_folder`.
     """
     run = find_run(place)
+    if data_folder is not None and not data_folder.is_dir():
+        raise FileNotFoundError(
+            "`data_folder` is the folder that the run's lists are in now. "
+            f"Received: no folder `{data_folder}`"
+        )
     record, summary = read_record(run), summarise(run)
     setup = read_run(run, data_folder=data_folder)
     remarks: list[str] = []
@@ -144,11 +151,7 @@ def gather(
         members = _members(test_file)
         statistics = _statistics(test, _valid(test_file, test, remarks), groups)
     elif test_file is None:
-        remarks.append(
-            f"Nothing was tested on the {split} list yet, so there are no statistics "
-            f"of it. `python launchers/test.py --run {run} --split {split}` tests the "
-            "best checkpoint so far."
-        )
+        remarks.append(_how_to_test(run, record, split))
     class_names = setup.class_names if test is None else test.class_names
     readers, size = _open_readers(setup, remarks), len(class_names)
     return Contents(
@@ -209,14 +212,27 @@ def find_decays(run: Path) -> list[int]:
 
 def _choose_test(run: Path, split: str) -> Path | None:
     tests = read_tests(run, split)
-    if not tests:
+    if not tests and split == "test":
         return None
+    if not tests:
+        find_test(run, split)  # raises, and says how to make one
     result = read_result(run) or {}
     final = result.get(split)
     at_end = [s for s, t in tests.items() if final and t["loss"] == final["loss"]]
     best = [step for step in tests if step == result.get("best_step")]
     step = [*tests, *best, *at_end][-1]
     return run / "tests" / f"step-{step:08d}.{split}.json"
+
+
+def _how_to_test(run: Path, record: Mapping[str, Any], split: str) -> str:
+    says = f"Nothing was tested on the {split} list, so its statistics are missing."
+    if not list_steps(run / "checkpoints"):
+        return says
+    validates = bool({"patience", "sequence"} & record["options"].keys())
+    words = ["python", "launchers/test.py", "--run", str(run), "--split", split]
+    words += [] if validates else ["--checkpoint", "latest"]
+    which = "best" if validates else "newest"
+    return f"{says} `{shlex.join(words)}` tests the {which} checkpoint."
 
 
 def _valid(test_file: Path, test: TestResult, remarks: list[str]) -> TestResult | None:
@@ -264,15 +280,18 @@ def _statistics(
 
 
 def _open_readers(setup: RunSetup, remarks: list[str]) -> dict[str, Reader]:
-    readers = {}
+    readers, errors = {}, {}
     for split in SPLITS:
         try:
             readers[split] = make_reader(split, setup.class_names, setup)
         except (OSError, ValueError) as error:
-            remarks.append(
-                f"The {split} list cannot be read, so its images and class counts are "
-                f"left out; `--data-folder` says where the lists are now. {error}"
-            )
+            errors[split] = error
+    if errors:
+        remarks.append(
+            f"The lists of {' and '.join(errors)} cannot be read, so their images and "
+            "class counts are left out; `--data-folder` says where the lists are now. "
+            f"{next(iter(errors.values()))}"
+        )
     return readers
 
 
@@ -282,7 +301,7 @@ def _examples(
     if test is None:
         return Examples()
     examples = choose_examples(test, readers.get(test.split))
-    if examples.num_missing:
+    if examples.num_missing and test.split in readers:
         remarks.append(
             f"{examples.num_missing} of the images that this page would show cannot be "
             "read any more; `python -m worklab check` says why, `--data-folder` where "

@@ -26,6 +26,7 @@ _COLOURS = (
     *("#a8821a", "#7f6fd3", "#cf4b4b", "#5c8a1e"),
 )
 _GREY = "#8a8f98"
+_DASHES = ("solid", "dash", "dot", "dashdot")
 
 _MOST_POINTS = 1000  # of a line; a screen shows no more
 MOST_CURVES = 20  # classes of a chart; more cannot be told apart
@@ -49,6 +50,8 @@ def make_charts(contents: Contents) -> dict[str, Chart]:
         points = contents.curves.get("train", {}).get("learning_rate", {})
         rates = {"learning rate": points} if points else {}
     charts["learning_rate"] = layer_chart(rates, "learning rate", contents)
+    for line in charts["learning_rate"]["data"]:
+        line["line"]["shape"] = "hv"  # it stays until it is changed
     ratios = contents.layers.get("update_to_weight", {})
     charts["update_to_weight"] = layer_chart(ratios, "update to weight", contents)
     found = contents.statistics
@@ -88,6 +91,8 @@ def training_chart(contents: Contents, chart: str, title: str) -> Chart:
             }
         )
     layout = _layout("step", title, logarithmic=chart == "loss" and _spans(data))
+    if chart == "accuracy":
+        layout["yaxis"] |= {"tickformat": ".0%", "hoverformat": ".2%"}
     return {"data": data, "layout": layout | _decay_marks(contents)}
 
 
@@ -101,9 +106,14 @@ def layer_chart(groups: Mapping[str, Points], title: str, contents: Contents) ->
     for name, points in groups.items():
         learning = {step: value for step, value in points.items() if value}
         if learning and len(data) < MOST_CURVES:
-            style = _line_style(order.index(name) if name in order else len(data))
+            number = order.index(name) if name in order else len(data)
+            # Dashes let a line be seen that lies below another.
+            style = _line_style(number) | {"dash": _DASHES[number % len(_DASHES)]}
             data.append(_line(name, learning, line=style))
     layout = _layout("step", title, logarithmic=_spans(data))
+    values = [y for line in data for y in line["y"]]
+    if values and min(values) == max(values):
+        layout["yaxis"]["range"] = [0, 2 * values[0]]
     return {"data": data, "layout": layout | _decay_marks(contents)}
 
 
@@ -251,8 +261,8 @@ def _class_curves(
 
 
 def _line_style(number: int) -> dict[str, Any]:
-    """Return a style for one of several lines; no two of 24 are alike."""
-    dash = ("solid", "dash", "dot")[number // len(_COLOURS) % 3]
+    """Return a style for one of several lines; no two of 32 are alike."""
+    dash = _DASHES[number // len(_COLOURS) % len(_DASHES)]
     return {"color": _COLOURS[number % len(_COLOURS)], "width": 1.5, "dash": dash}
 
 
@@ -309,13 +319,14 @@ def _decay_marks(contents: Contents) -> dict[str, Any]:
 
 
 def _layout(x: str, y: str, *, logarithmic: bool) -> dict[str, Any]:
-    scale = {"type": "linear"}
+    scale: dict[str, Any] = {"type": "linear"}
     if logarithmic:
-        scale = {"type": "log", "exponentformat": "power"}
+        scale = {"type": "log", "exponentformat": "power", "dtick": 1}
     return {
         "xaxis": {"title": {"text": x}},
         "yaxis": {"title": {"text": y}, **scale},
         "hovermode": "x unified",
+        "showlegend": True,
     }
 
 

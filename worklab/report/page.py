@@ -129,11 +129,8 @@ def _imported(report: Any) -> dict[str, Any] | None:
     if not isinstance(report, Mapping):
         return None
     rows = sorted(report["rows"], key=lambda row: row["action"] in _PLAIN_ACTIONS)
-    actions = dict.fromkeys(row["action"] for row in report["rows"])
-    counts = {
-        action: sum(row["action"] == action for row in rows) for action in actions
-    }
-    return {**report, "rows": rows, "counts": counts}
+    num_restored = sum(bool(row["sources"]) for row in rows)
+    return {**report, "rows": rows, "num_restored": num_restored}
 
 
 def _options(contents: Contents) -> dict[str, dict[str, Any]]:
@@ -187,7 +184,7 @@ def _fixed(value: float | None, digits: int = 4) -> str:
 
 def _with_code(text: str) -> markupsafe.Markup:
     """Return a text, escaped, in which what stands between backticks is code."""
-    escaped = markupsafe.escape(_text(text))
+    escaped = str(markupsafe.escape(_text(text)))  # else it would escape once more
     return markupsafe.Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", escaped))
 
 

@@ -1,7 +1,7 @@
 """Writes a report: `report.html` and `report.json`."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ def write_report(
     output: Path | None = None,
     data_folder: Path | None = None,
     groups: Mapping[str, Sequence[str]] | None = None,
+    on_remark: Callable[[str], None] | None = None,
 ) -> Path:
     """Write what is known of a run, complete or not, as a page and as JSON.
 
@@ -35,6 +36,8 @@ def write_report(
             `report.<split>.html`, for a file of a test `<stem>.report.html` beside it.
         data_folder: Where the lists are now; None: where they were in training.
         groups: Names of classes by the name of their group, for a coarser confusion.
+        on_remark: Called with each remark on what is missing, before anything is
+            written.
 
     Returns:
         Path of the page; the JSON file has the same stem.
@@ -42,7 +45,8 @@ def write_report(
     Raises:
         ValueError: If it is no run, a file in it cannot be understood, or `output` does
             not end with `.html`.
-        FileNotFoundError: If the file of a test is missing.
+        FileNotFoundError: If the file of a test is missing, a split was asked for that
+            was not tested, or there is no such `data_folder`.
         OSError: If the report cannot be written.
     """
     if output is None and place.is_file():
@@ -56,9 +60,12 @@ def write_report(
             f"which ends with `.html`. Received: output={str(output)!r}"
         )
     contents = gather(place, split=split, data_folder=data_folder, groups=groups)
+    if on_remark is not None:
+        for remark in contents.remarks:
+            on_remark(remark)
     page = make_page(contents)
-    write_json(output.with_suffix(".json"), contents.to_json())
     write_atomically(output, lambda file: file.write(page))
+    write_json(output.with_suffix(".json"), contents.to_json())
     return output
 
 

@@ -52,6 +52,7 @@ function heatmap(matrix, order) {
     colorscale: [[0, colour("low")], [1, colour("high")]], hoverongaps: false,
     colorbar: { thickness: 12, tickformat: ".0%", outlinewidth: 0 },
     texttemplate: written ? "%{text}" : "",
+    textfont: colour("cell") ? { color: colour("cell") } : {},
     hovertemplate: "%{y}, called %{x}: %{text} images, %{z:.1%}<extra></extra>",
     xgap: written ? 1 : 0, ygap: written ? 1 : 0,
   };
