@@ -35,8 +35,9 @@ _FILES = ("--config", "--write-config")
 _MODES: dict[str, Mode] = {"--quiet": "quiet", "--json-lines": "json"}
 
 _MODES_HELP = (
-    "`--quiet` shows warnings, errors and tables that are asked for alone. `--json-lines` writes one JSON object "
-    "per line to the standard output, and nothing else, for programs."
+    "`--quiet` shows warnings and errors alone, and what is asked for as output. "
+    "`--json-lines` writes one JSON object per line to the standard output, and "
+    "nothing else, for programs."
 )
 
 _STOPPED = {128 + number: number.name for number in (signal.SIGINT, signal.SIGTERM)}
