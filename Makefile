@@ -48,6 +48,7 @@ bench: $(READY)  ## measure training, reading, saving and importing (half an hou
 	@$(PY) benchmarks/import.py
 	@$(PY) benchmarks/frozen.py
 	@$(PY) benchmarks/workers.py
+	@$(PY) -m benchmarks.report
 
 parity: $(PARITY)/.installed  ## compare imported networks with torchvision, timm and Keras
 	@$(PARITY)/bin/python -m benchmarks.parity

@@ -3,8 +3,8 @@
     make demo
     python docs/make_report.py
 
-Needs Chromium on the machine, as the tests of pages do. The page is that of the run, but
-for the place of this project on this machine.
+Needs Chromium on the machine, as the tests of pages do. The page is that of the run,
+but for the place of this project on this machine.
 """
 
 import shutil

@@ -149,6 +149,9 @@ def show_result(console: Console, run: Path, result: dict[str, Any]) -> None:
     print_plainly(console, f"test of {best['run']}, step {best['best_step']}:")
     show_statistics(console, result["test"], result["class_names"])
     print_plainly(console, f"plots: {run / 'search.html'}, table: {run / 'trials.csv'}")
+    page = run / best["run"] / "report.html"
+    if page.exists():
+        print_plainly(console, f"report of the best: {page}")
 
 
 if __name__ == "__main__":

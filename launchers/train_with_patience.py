@@ -173,6 +173,7 @@ def main(
         "step": session.step,
         "best_step": best_step,
         "best_valid_loss": patience.best_loss,
+        "decay_steps": patience.decay_steps,
         "test": tests["test"].statistics.to_json() if testing else None,
         "class_names": class_names,
         "skipped": skipped_images(**readers),

@@ -1,20 +1,30 @@
+import dataclasses
 import html.parser
 import json
+import re
 import shutil
 
 import numpy as np
 import plotly.graph_objects as go
 import pytest
 
+from launchers import test as test_launcher
+from tests.conftest import CLASS_NAMES
 from tests.made_tests import make_test, random_test
 from worklab.__main__ import main
+from worklab.checkpoints import (
+    Checkpoints,
+    checkpoint_path,
+    list_steps,
+    load_checkpoint,
+)
 from worklab.options import ReaderOptions
 from worklab.readers import ArrayReader
 from worklab.report.contents import find_decays, gather, read_groups
 from worklab.report.examples import choose_examples
-from worklab.report.figures import make_charts
+from worklab.report.figures import confusion_chart, make_charts
 from worklab.report.page import largest_confusions, make_page
-from worklab.report.writing import write_report
+from worklab.report.writing import report_run, write_report
 from worklab.report_statistics import detailed_statistics
 from worklab.saved_tests import find_test, read_test
 
@@ -28,6 +38,7 @@ class Page(html.parser.HTMLParser):
 
     def __init__(self, text):
         super().__init__()
+        self.source = text
         self.tags, self.open, self.ids, self.text = [], [], [], []
         self.feed(text)
         assert self.open == []
@@ -45,6 +56,19 @@ class Page(html.parser.HTMLParser):
     def handle_data(self, data):
         if self.open and self.open[-1] not in ("script", "style"):
             self.text.append(data)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+
+    def table(self, name):
+        """Return the titles and the rows of a table."""
+        text = self.source[self.source.index(f'<table id="{name}"') :]
+        head, body = text[: text.index("</table>")].split("<tbody>")
+        titles = re.findall(r"<th[^>]*><button[^>]*>([^<]*)</button>", head)
+        rows = [
+            re.findall(r"<t[hd][^>]*>([^<]*)</t", row) for row in body.split("</tr>")
+        ]
+        return titles, [row for row in rows if row]
 
     def words(self):
         return " ".join(" ".join(self.text).split())
@@ -85,7 +109,8 @@ def test_report_of_a_run_has_the_numbers_of_its_files(tiny_run):
     assert f"{result['test']['accuracy']:.2%}".replace("%", " %") in words
     assert "not complete" not in words
     interval = found["test"]["intervals"]["accuracy"]
-    assert f"95 %: {interval['lower']:.2%}".replace("0%", "0 %")[:10] in words
+    lower, upper = (f"{100 * interval[name]:.2f} %" for name in ("lower", "upper"))
+    assert f"95 %: {lower} to {upper}" in words
 
 
 def test_page_needs_no_other_file_and_says_what_each_part_is(tiny_run):
@@ -105,13 +130,170 @@ def test_page_needs_no_other_file_and_says_what_each_part_is(tiny_run):
     assert page.tags[0] == ("html", {"lang": "en"})
 
 
-def test_charts_are_what_plotly_draws(tiny_run):
-    charts = make_charts(gather(tiny_run))
-    assert {"loss", "accuracy", "learning_rate", "confusion", "roc"} < {*charts}
-    assert {"precision_recall", "reliability", "class_counts"} < {*charts}
-    for chart in charts.values():
+@pytest.fixture(scope="module")
+def uneven(tiny_run, tmp_path_factory):
+    """What a report says of a test no two of whose classes have equal numbers."""
+    run = shutil.copytree(tiny_run, tmp_path_factory.mktemp("uneven") / "run")
+    test = random_test(90, 3, hit=0.7, step=3)
+    test.class_names[:] = CLASS_NAMES
+    return gather(other_test(run, test))
+
+
+def test_charts_are_what_plotly_draws(uneven):
+    for chart in make_charts(uneven).values():
         figure = go.Figure(chart["data"], chart["layout"])  # refuses unknown names
         assert len(figure.data) > 0
+
+
+def short(values):
+    return [pytest.approx(value, rel=1e-4) for value in values]
+
+
+def test_charts_of_training_have_the_logged_points(uneven):
+    charts, best = make_charts(uneven), uneven.summary.best_step
+    for name in ("loss", "accuracy"):
+        train, valid, star = charts[name]["data"]
+        for line, split in ((train, "train"), (valid, "valid")):
+            points = uneven.curves[split][name]
+            assert line["name"] == split
+            assert line["x"] == [*points]
+            assert line["y"] == short(points.values())
+        assert (star["x"], star["y"]) == (
+            [best],
+            short([valid["y"][valid["x"].index(best)]]),
+        )
+    for name in ("learning_rate", "update_to_weight"):
+        groups = {line["name"]: line for line in charts[name]["data"]}
+        assert {*groups} == {"slow", "logits"}  # not what is frozen
+        assert groups["slow"]["y"] == short(uneven.layers[name]["slow"].values())
+    colours = [
+        {line["name"]: line["line"]["color"] for line in charts[name]["data"]}
+        for name in ("learning_rate", "update_to_weight")
+    ]
+    assert colours[0] == colours[1]
+
+
+def test_charts_of_a_test_have_its_numbers(uneven):
+    charts, found = make_charts(uneven), uneven.statistics
+    matrix = charts["confusion"]["matrix"]
+    confusion = np.zeros((3, 3), int)
+    confusion[matrix["rows"], matrix["columns"]] = matrix["counts"]
+    assert confusion.tolist() == found.statistics.confusion
+    assert confusion.tolist() != confusion.T.tolist()
+    recalls = [
+        found.classes[n].recall for n in matrix["orders"]["recall, lowest first"]
+    ]
+    assert recalls == sorted(recalls)
+    for number, each in enumerate(found.classes):
+        line = charts["roc"]["data"][number]
+        assert line["name"] == f"{each.name} ({each.curves.roc_auc:.3f})"
+        assert line["x"] == short(each.curves.roc.false_positive_rate)
+        assert line["y"] == short(each.curves.roc.true_positive_rate)
+        line = charts["precision_recall"]["data"][number]
+        assert line["x"] == short(each.curves.precision_recall.recall)
+        assert line["y"] == short(each.curves.precision_recall.precision)
+    bins = [b for b in found.calibration.equal_width.bins if b.num_images]
+    line = charts["reliability"]["data"][0]
+    assert line["x"] == short(b.confidence for b in bins)
+    assert line["y"] == short(b.accuracy for b in bins)
+    bars = charts["class_counts"]["data"]
+    assert [bar["y"] for bar in bars] == [[6, 6, 6], [2, 2, 2], [2, 2, 2]]
+
+
+def test_table_of_classes_has_their_numbers_under_their_titles(uneven):
+    page = Page(make_page(uneven))
+    titles, rows = page.table("class-table")
+    for each, row in zip(uneven.statistics.classes, rows, strict=True):
+        cells = dict(zip(titles, row, strict=True))
+        sensitivity, specificity = (
+            next(p for p in points if p.target == 0.95)
+            for points in (each.curves.at_specificity, each.curves.at_sensitivity)
+        )
+        assert cells == {
+            "class": each.name,
+            "train images": "6",
+            "valid images": "2",
+            "tested": str(each.support),
+            "called": str(each.num_predicted),
+            "precision": f"{100 * each.precision:.1f} %",
+            "recall": f"{100 * each.recall:.1f} %",
+            "F1": f"{100 * each.f1:.1f} %",
+            "ROC AUC": f"{each.curves.roc_auc:.4f}",
+            "average precision": f"{each.curves.average_precision:.4f}",
+            "sensitivity at 95 % specificity": f"{100 * sensitivity.sensitivity:.1f} %",
+            "specificity at 95 % sensitivity": f"{100 * specificity.specificity:.1f} %",
+        }
+
+
+def test_lines_keep_their_extremes_where_rows_are_many(uneven):
+    points = dict.fromkeys(range(20_000), 1.0) | {7_001: 500.0, 9_003: 0.25}
+    curves = uneven.curves | {"train": {"loss": points}}
+    chart = make_charts(dataclasses.replace(uneven, curves=curves))["loss"]
+    line = chart["data"][0]
+    assert len(line["x"]) <= 1000
+    assert (line["x"][0], line["x"][-1]) == (0, 19_999)
+    assert line["y"][line["x"].index(7_001)] == 500
+    assert min(line["y"]) == 0.25
+
+
+def test_axes_tell_all_classes_apart(uneven):
+    names = ["constructor", "a\tb", "a\0b", "x" * 60]
+    chart = confusion_chart(np.eye(4, dtype=int).tolist(), names)
+    shown = chart["matrix"]["names"]
+    assert len({*shown}) == 4
+    assert "constructor" not in shown  # JavaScript has one of its own
+    plain = [name.strip("\u200b") for name in shown]
+    assert plain[:3] == ["constructor", "a\ufffdb", "a\ufffdb"]
+    assert len(plain[3]) == 25
+
+
+def test_temperature_is_of_the_same_answers(copied_run):
+    tests = copied_run / "tests"
+    right, valid = (random_test(50, 3, seed=seed, step=51) for seed in (1, 2))
+    names = {"class_names": CLASS_NAMES}
+    right, valid = (dataclasses.replace(each, **names) for each in (right, valid))
+    valid = dataclasses.replace(valid, split="valid")
+    valid.save(tests)  # of the run's own step 51
+    paths = [
+        right.save(tests / "elsewhere"),  # another file's step 51
+        right.save(tests, stem="ensemble.test", notes={"members": {"a": 1, "b": 2}}),
+    ]
+    for path in paths:
+        assert gather(path).statistics.temperature is None
+    valid.save(tests / "elsewhere")
+    assert gather(paths[0]).statistics.temperature is not None
+    valid.save(tests, stem="ensemble.valid", notes={"members": {"a": 1, "c": 2}})
+    assert gather(paths[1]).statistics.temperature is None
+    valid.save(tests, stem="ensemble.valid", notes={"members": {"a": 1, "b": 2}})
+    found = gather(paths[1])
+    assert found.statistics.temperature is not None
+    assert "answers of a, b together" in Page(make_page(found)).words()
+
+
+def test_what_prevents_a_report_costs_no_result(copied_run, caplog):
+    options = test_launcher.Options(run=copied_run)
+    (copied_run / "report.html").unlink()
+    for path in (copied_run / "tests").glob("*.csv"):
+        path.unlink()
+    report_run(options)  # it says so on the page
+    found = numbers_of(copied_run / "report.html")
+    assert found["test"] is None
+    assert any("cannot be read, and is left out" in line for line in found["remarks"])
+    (copied_run / "report.html").unlink()
+    (copied_run / "history.csv").write_text("step,split\nx,train\n")
+    report_run(options)
+    assert not (copied_run / "report.html").exists()
+    assert "there is no report, all else is saved" in caplog.text
+    assert "history.csv" in caplog.text
+
+
+def test_numbers_that_are_none_are_null(copied_run):
+    with open(copied_run / "history.csv", "a") as file:
+        file.write("99,train,nan,0.5,0.1\n")
+    page = write_report(copied_run)
+    text = page.with_suffix(".json").read_text()
+    found = json.loads(text, parse_constant=lambda name: pytest.fail(name))
+    assert found["curves"]["train"]["loss"]["99"] is None
 
 
 def test_names_from_files_are_texts_and_nothing_else(copied_run):
@@ -157,12 +339,10 @@ def test_thousand_classes_stay_readable_and_small(copied_run):
     images = np.random.default_rng(0).integers(
         0, 255, (1500, 90, 120, 3), dtype=np.uint8
     )
-    names = {name: number for number, name in enumerate(test.names)}
     reader = ArrayReader(
         images, test.labels, test.class_names, options=ReaderOptions(image_size=(8, 8))
     )
     reader.name = lambda index: test.names[index]
-    assert len(names) == 1500
     contents = gather(run)
     object.__setattr__(contents, "examples", choose_examples(test, reader))
     assert contents.examples.num_missing == 0
@@ -217,14 +397,19 @@ def test_largest_confusions_are_sorted_and_have_no_hits():
     assert found[0]["share"] == pytest.approx(2 / 3)
 
 
-def test_decays_are_those_of_patience():
-    options = {
-        "patience": {"patience": 2, "max_decays": 2},
-        "schedule": {"warmup_steps": 25},
-    }
-    losses = {10: 3.0, 20: 4.0, 30: 4.0, 40: 4.0, 50: 2.0, 60: 2.5, 70: 2.5, 80: 9.0}
-    assert find_decays(options, losses) == [40, 70]
-    assert find_decays({"num_steps": 5}, losses) == []
+def test_decays_are_those_that_training_has_kept(copied_run):
+    assert find_decays(copied_run) == []  # a run without
+    path = copied_run / "result.json"
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps(result | {"decay_steps": [3, 6]}))
+    assert find_decays(copied_run) == [3, 6]
+    path.unlink()  # it was killed: what the newest checkpoint says
+    newest = list_steps(copied_run / "checkpoints")[-1]
+    checkpoint = checkpoint_path(copied_run / "checkpoints", newest)
+    arrays, state = load_checkpoint(checkpoint)
+    state["states"]["patience"]["decay_steps"] = [3]
+    Checkpoints(checkpoint.parent).save(newest + 1, arrays, state, kept_steps=set())
+    assert find_decays(copied_run) == [3]
 
 
 def test_report_of_a_test_is_beside_it(copied_run, capsys):

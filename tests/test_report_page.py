@@ -1,5 +1,6 @@
 """Opens reports in the machine's Chromium and uses them, by mouse and by keyboard."""
 
+import json
 import shutil
 
 import numpy as np
@@ -81,6 +82,10 @@ def open_page(browser):
         assert noise == []
 
 
+def confusion_of(report):
+    return json.loads(report.with_suffix(".json").read_text())["test"]["confusion"]
+
+
 def column(page, number):
     cells = page.locator("#class-table tbody tr").all()
     return [cell.locator("th, td").nth(number).inner_text() for cell in cells]
@@ -112,18 +117,20 @@ def test_confusion_is_sorted_and_tells_counts_under_the_mouse(report, open_page)
     page.wait_for_selector('[data-chart="confusion"][data-drawn]')
 
     labels = plot.locator(".ytick text")  # from below
-    expect(labels).to_have_text(NAMES[::-1])
+    expect(labels).to_have_text([f"\u200b{name}" for name in NAMES[::-1]])
     page.get_by_label("order").first.select_option("name")
-    expect(labels).to_have_text(sorted(NAMES)[::-1])
+    expect(labels).to_have_text([f"\u200b{name}" for name in sorted(NAMES)[::-1]])
     place = plot.locator(".plot-container .nsewdrag").first.bounding_box()
     page.mouse.move(
-        place["x"] + place["width"] / 8, place["y"] + place["height"] / 8, steps=3
+        place["x"] + place["width"] * 3 / 8, place["y"] + place["height"] / 8, steps=3
     )
-    page.wait_for_selector('[data-chart="confusion"] .hoverlayer .hovertext')
-    text = plot.locator(".hoverlayer .hovertext").text_content()
-    first = sorted(NAMES)[0]
-    assert f"{first}, called {first}:" in text
-    assert "images" in text
+    row, column = sorted(NAMES)[:2]
+    numbers = confusion_of(report)[NAMES.index(row)]
+    count = numbers[NAMES.index(column)]
+    assert count != confusion_of(report)[NAMES.index(column)][NAMES.index(row)]
+    share = f"{100 * count / sum(numbers):.1f}%"
+    text = f"{row}, called \u200b{column}: {count} images, {share}"
+    expect(plot.locator(".hoverlayer .hovertext")).to_contain_text(text)
 
 
 def test_theme_changes_page_and_charts(report, open_page):
@@ -158,6 +165,12 @@ def test_image_opens_with_its_answers_and_closes_by_keyboard(report, open_page):
     ]
     assert shares == sorted(shares, reverse=True)
     assert sum(shares) == pytest.approx(100, abs=0.3)
+    first = json.loads(report.with_suffix(".json").read_text())["examples"]["errors"][0]
+    own = f"{100 * first['label_probability']:.1f} %"
+    loss = f"{first['loss']:.4f}"
+    expect(dialog.locator("p")).to_have_text(
+        f"is {first['label']} ({own}), loss {loss}"
+    )
     width = "async image => { await image.decode(); return image.naturalWidth }"
     assert dialog.locator("img").evaluate(width) == 16
     page.keyboard.press("Escape")
@@ -194,3 +207,11 @@ def test_many_classes_are_found_by_a_part_of_their_name(tiny_run, tmp_path, open
     assert plot.locator(".ytick text").count() > 10
     page.get_by_label("show").select_option("all 80")
     expect(plot.locator(".ytick text")).to_have_count(0)
+
+
+def test_paper_has_all_charts_and_all_tables(report, open_page):
+    page = open_page(report)
+    assert page.locator("[data-chart]:not([data-drawn])").count() > 0
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("[data-chart]:not([data-drawn])").count() == 0
+    assert page.locator("details:not([open])").count() == 0

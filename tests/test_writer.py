@@ -107,6 +107,22 @@ def test_rows_end_at_line_ends_alone(tmp_path):
     assert list(tmp_path.iterdir()) == [log.path]
 
 
+@pytest.mark.parametrize("stamp", ["4102444800", "9999999999.999999", "zz"])
+def test_points_stay_in_order_after_the_clock_was_set_back(tmp_path, stamp):
+    with Writer(tmp_path) as writer:
+        writer.write_scalars(1, {"loss": 1.0})
+        state = writer.get_state()
+    folder = tmp_path / "tensorboard/train"
+    (path,) = folder.iterdir()
+    path.rename(folder / f"events.out.tfevents.{stamp}.another.1.9.v2")
+    for step in (2, 3):
+        with Writer(tmp_path) as again:
+            again.set_state(state)
+            again.write_scalars(step, {"loss": float(step)})
+            state = again.get_state()
+    assert [step for step, *_ in scalars(folder)] == [1, 2, 3]
+
+
 def test_a_run_that_starts_anew_has_an_empty_log(tmp_path):
     with Writer(tmp_path) as writer:
         empty = writer.get_state()

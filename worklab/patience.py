@@ -7,7 +7,10 @@ from worklab.options import PatienceOptions
 
 Decision = Literal["best", "wait", "decay", "stop"]
 
-_STATE = ("best_loss", "best_step", "last_step", "wait", "num_decays", "complete")
+_STATE = (
+    *("best_loss", "best_step", "last_step", "wait", "num_decays", "complete"),
+    "decay_steps",
+)
 
 
 class Patience:
@@ -28,6 +31,7 @@ class Patience:
         last_step: Step of the newest validation; 0 before the first.
         wait: Validations since the best, or since the last decay.
         num_decays: How often the learning rate has fallen.
+        decay_steps: Steps at which it did.
         complete: Whether the run is over.
 
     Raises:
@@ -48,6 +52,7 @@ class Patience:
         self.last_step = 0
         self.wait = 0
         self.num_decays = 0
+        self.decay_steps: list[int] = []
         self.complete = False
 
     @property
@@ -83,6 +88,7 @@ class Patience:
             self.complete = True
             return "stop"
         self.num_decays += 1
+        self.decay_steps = [*self.decay_steps, step]
         self.wait = 0
         return "decay"
 

@@ -33,9 +33,7 @@ class EventFile:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        # TensorBoard reads the files of a folder in the order of their names.
-        name = _NAMES.replace("*", f"{time.time():.6f}.{socket.gethostname()}")
-        self._path = folder / name
+        self._path = folder / _next_name(folder)
         self._write(Event(file_version="brain.Event:2"))
 
     def write_values(self, step: int, values: Sequence[Any]) -> None:
@@ -50,6 +48,20 @@ class EventFile:
         event.wall_time = time.time()
         with open(self._path, "ab") as file:
             write_record(file, event.SerializeToString())
+
+
+def _next_name(folder: Path) -> str:
+    """Return a name after all that are in a folder.
+
+    TensorBoard, and `cut_events`, read files in the order of their names, which begin
+    with the time: also where a clock was set back, or several are made in a second.
+    """
+    now = f"{time.time():017.6f}.{socket.gethostname()}"
+    prefix = _NAMES.removesuffix("*")
+    last = max((path.name for path in folder.glob(_NAMES)), default="")
+    if last < prefix + now:
+        return prefix + now
+    return f"{last}.{now}"
 
 
 def cut_events(folder: Path, last_step: int) -> None:

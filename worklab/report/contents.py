@@ -1,14 +1,21 @@
 """What a report says: everything that a run folder knows of its run."""
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from worklab.option_files import options_from_json
-from worklab.options import PatienceOptions
-from worklab.patience import Patience
+import numpy as np
+
+from worklab.checkpoints import (
+    CheckpointError,
+    checkpoint_path,
+    list_steps,
+    read_state,
+)
+from worklab.output import to_plain
 from worklab.reader import Reader
 from worklab.report.examples import Examples, choose_examples
 from worklab.report_statistics import DetailedStatistics, detailed_statistics
@@ -42,6 +49,7 @@ class Contents:
         summary: How far the run is, and how good.
         class_names: In label order.
         test_file: JSON file of the test; None: there is none yet.
+        members: What an ensemble is made of, and how; none: it is no ensemble.
         test: The test.
         statistics: All its numbers.
         examples: Images that show what is right and wrong.
@@ -58,6 +66,7 @@ class Contents:
     summary: RunSummary
     class_names: list[str]
     test_file: Path | None
+    members: list[str]
     test: TestResult | None
     statistics: DetailedStatistics | None
     examples: Examples
@@ -75,9 +84,14 @@ class Contents:
             del summary[name]
         test = None
         if self.test is not None and self.statistics is not None:
-            place = {"file": str(self.test_file), "step": self.test.step}
-            place |= {"split": self.test.split, "views": self.test.views}
-            test = place | self.statistics.to_json()
+            test = {
+                "file": str(self.test_file),
+                "step": self.test.step,
+                "split": self.test.split,
+                "views": self.test.views,
+                "members": self.members,
+                **self.statistics.to_json(),
+            }
         return {
             **summary,
             "path": str(self.run),
@@ -86,8 +100,8 @@ class Contents:
             "test": test,
             "examples": self.examples.to_json(),
             "class_counts": self.class_counts,
-            "curves": self.curves,
-            "layers": self.layers,
+            "curves": to_plain(self.curves),  # strict JSON has no NaN
+            "layers": to_plain(self.layers),
             "decays": self.decays,
             "notes": self.notes,
             "record": self.record,
@@ -118,32 +132,40 @@ def gather(
     record, summary = read_record(run), summarise(run)
     setup = read_run(run, data_folder=data_folder)
     remarks: list[str] = []
-    test_file = _choose_test(run, split) if place == run else find_test(place)
-    test = None if test_file is None else read_test(test_file)
-    if test is None:
+    if place.is_dir():
+        test_file = _choose_test(run, split)
+        test = None if test_file is None else _read_test(test_file, remarks)
+    else:
+        test_file = find_test(place)
+        test = read_test(test_file)
+    members: list[str] = []
+    statistics = None
+    if test_file is not None and test is not None:
+        members = _members(test_file)
+        statistics = _statistics(test, _valid(test_file, test, remarks), groups)
+    elif test_file is None:
         remarks.append(
             f"Nothing was tested on the {split} list yet, so there are no statistics "
             f"of it. `python launchers/test.py --run {run} --split {split}` tests the "
             "best checkpoint so far."
         )
     class_names = setup.class_names if test is None else test.class_names
-    statistics = None if test is None else _statistics(test, _valid(run, test), groups)
-    readers = _open_readers(setup, remarks)
-    curves = read_curves(run)
+    readers, size = _open_readers(setup, remarks), len(class_names)
     return Contents(
         run=run,
         record=record,
         summary=summary,
         class_names=class_names,
         test_file=test_file,
+        members=members,
         test=test,
         statistics=statistics,
         examples=_examples(test, readers, remarks),
-        curves=curves,
+        curves=read_curves(run),
         layers=read_layers(run),
-        decays=find_decays(record["options"], curves.get("valid", {}).get("loss", {})),
+        decays=find_decays(run),
         class_counts={
-            name: [int((reader.labels == n).sum()) for n in range(len(class_names))]
+            name: np.bincount(reader.labels, minlength=size)[:size].tolist()
             for name, reader in readers.items()
         },
         notes=_read_notes(run),
@@ -170,32 +192,19 @@ def find_run(place: Path) -> Path:
     )
 
 
-def find_decays(options: Mapping[str, Any], valid_losses: Points) -> list[int]:
-    """Return the steps at which patience lowered the learning rate.
+def find_decays(run: Path) -> list[int]:
+    """Return the steps at which patience lowered the learning rate, rising.
 
-    They follow from the validation losses, as patience is a function of these.
-
-    Args:
-        options: Of the run's launcher; another one than `train_with_patience.py` has
-            no patience, and no such step.
-        valid_losses: By step.
-
-    Example:
-        >>> options = {"patience": {"patience": 1, "max_decays": 1}}
-        >>> find_decays(options, {10: 1.0, 20: 2.0, 30: 0.5})
-        [20]
+    They are in the result, and of a run that is not complete in its newest checkpoint.
     """
-    if "patience" not in options:
-        return []
-    patience = Patience(
-        options_from_json(PatienceOptions, options["patience"]),
-        options.get("schedule", {}).get("warmup_steps", 0),
-    )
-    return [
-        step
-        for step, loss in sorted(valid_losses.items())
-        if not patience.complete and patience.update(step, loss) == "decay"
-    ]
+    result = read_result(run) or {}
+    if "decay_steps" in result:
+        return list(result["decay_steps"])
+    for step in reversed(list_steps(run / "checkpoints")):
+        with contextlib.suppress(CheckpointError):  # as the next start will say
+            state = read_state(checkpoint_path(run / "checkpoints", step))
+            return list(state["states"].get("patience", {}).get("decay_steps", []))
+    return []
 
 
 def _choose_test(run: Path, split: str) -> Path | None:
@@ -210,12 +219,34 @@ def _choose_test(run: Path, split: str) -> Path | None:
     return run / "tests" / f"step-{step:08d}.{split}.json"
 
 
-def _valid(run: Path, test: TestResult) -> TestResult | None:
-    """Return the test of the same weights on the valid split, where there is one."""
-    path = run / "tests" / f"step-{test.step:08d}.valid.json"
-    if test.split == "valid" or test.views or not path.exists():
+def _valid(test_file: Path, test: TestResult, remarks: list[str]) -> TestResult | None:
+    """Return the test of the same answers on the valid split, where there is one.
+
+    It is beside the other, and called as it but for the split; ensembles must have the
+    same members.
+    """
+    stem, split, *rest = test_file.name.split(".")
+    path = test_file.with_name(".".join([stem, "valid", *rest]))
+    if split != test.split or test.split == "valid" or not path.exists():
         return None
-    return read_test(path)
+    if _members(path) != _members(test_file):
+        return None
+    return _read_test(path, remarks)
+
+
+def _read_test(path: Path, remarks: list[str]) -> TestResult | None:
+    try:
+        return read_test(path)
+    except (OSError, ValueError) as error:
+        remarks.append(f"A test cannot be read, and is left out. {error}")
+        return None
+
+
+def _members(test_file: Path) -> list[str]:
+    """Return what an ensemble is made of, and how; nothing for another test."""
+    content = json.loads(test_file.read_text(encoding="utf-8"))
+    how = [f"by {content['method']}"] if "method" in content else []
+    return [*content.get("members", ()), *how]
 
 
 def _statistics(
@@ -254,7 +285,8 @@ def _examples(
     if examples.num_missing:
         remarks.append(
             f"{examples.num_missing} of the images that this page would show cannot be "
-            "read any more; `--data-folder` says where the lists are now."
+            "read any more; `python -m worklab check` says why, `--data-folder` where "
+            "the lists are now."
         )
     return examples
 

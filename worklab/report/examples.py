@@ -16,7 +16,7 @@ _MOST_ANSWERS = 5
 # Longer sides of the pictures in pixels, of which the first is taken where all of them
 # together are small enough to be sent, and how many there are at most.
 _SIDES = (160, 112, 80, 56, 40, 28, 20)
-_MOST_LETTERS = 2_000_000
+_MOST_LETTERS = 1_500_000
 _MOST_PICTURES = 1500
 _QUALITY = 80
 

@@ -3,6 +3,7 @@
 Colours of text, grid and background are the page's, so that they follow its theme.
 """
 
+import collections
 import html
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,8 +12,8 @@ import numpy as np
 from scipy.cluster import hierarchy
 
 from worklab.calibration import Reliability
-from worklab.printing import plain
 from worklab.report.contents import Contents
+from worklab.report.texts import shown
 from worklab.report_statistics import ClassStatistics, DetailedStatistics
 from worklab.run_summaries import Points
 
@@ -30,6 +31,8 @@ _MOST_POINTS = 1000  # of a line; a screen shows no more
 MOST_CURVES = 20  # classes of a chart; more cannot be told apart
 _MOST_NAMED = 60  # classes that have room for their names on an axis
 _MOST_WRITTEN = 15  # classes whose confusion has room for its counts
+_LONGEST_NAME = 24
+_NO_WIDTH = "\N{ZERO WIDTH SPACE}"
 
 _RATES = ("false_positive_rate", "true_positive_rate")
 
@@ -88,18 +91,20 @@ def training_chart(contents: Contents, chart: str, title: str) -> Chart:
     return {"data": data, "layout": layout | _decay_marks(contents)}
 
 
-def layer_chart(
-    groups: Mapping[str, Points], title: str, contents: Contents | None = None
-) -> Chart:
-    """Return a number of each layer group by step."""
+def layer_chart(groups: Mapping[str, Points], title: str, contents: Contents) -> Chart:
+    """Return a number of each layer group by step; a group that is 0 is not drawn.
+
+    A group has the same colour in every chart.
+    """
+    order = [*contents.layers.get("learning_rate", groups)]
     data: list[dict[str, Any]] = []
-    for number, (name, points) in enumerate(groups.items()):
-        data.append(_line(name, points, line=_line_style(number)))
+    for name, points in groups.items():
+        learning = {step: value for step, value in points.items() if value}
+        if learning and len(data) < MOST_CURVES:
+            style = _line_style(order.index(name) if name in order else len(data))
+            data.append(_line(name, learning, line=style))
     layout = _layout("step", title, logarithmic=_spans(data))
-    return {
-        "data": data,
-        "layout": layout | ({} if contents is None else _decay_marks(contents)),
-    }
+    return {"data": data, "layout": layout | _decay_marks(contents)}
 
 
 def confusion_chart(
@@ -131,10 +136,11 @@ def confusion_chart(
         "data": [{"type": "heatmap"}],
         "layout": {
             "xaxis": axis | {"title": {"text": "called"}, "tickangle": -45},
-            "yaxis": axis | {"title": {"text": "is"}, "autorange": "reversed"},
+            "yaxis": axis
+            | {"title": {"text": "is", "standoff": 12}, "autorange": "reversed"},
         },
         "matrix": {
-            "names": [_safe(name) for name in class_names],
+            "names": _categories(class_names),
             "rows": rows.tolist(),
             "columns": columns.tolist(),
             "counts": counts[rows, columns].tolist(),
@@ -181,12 +187,12 @@ def class_counts_chart(
     """Return how many images each class has in each split, the largest class first."""
     first: Sequence[int] = next(iter(class_counts.values()), ())
     order = sorted(range(len(first)), key=lambda n: (-first[n], n))
-    named = len(class_names) <= _MOST_NAMED
+    named, names = len(class_names) <= _MOST_NAMED, _categories(class_names)
     data = [
         {
             "type": "bar",
             "name": split,
-            "x": [_safe(class_names[n]) for n in order],
+            "x": [names[n] for n in order],
             "y": [counts[n] for n in order],
             "marker": {"color": _COLOURS[number], "line": {"width": 0}},
         }
@@ -200,16 +206,26 @@ def class_counts_chart(
 
 
 def _line(name: str, points: Points, **style: Any) -> dict[str, Any]:
-    steps = sorted(points)
-    every = -(-len(steps) // _MOST_POINTS)
-    shown = [*steps[::every], *([steps[-1]] if (len(steps) - 1) % every else [])]
+    steps = _thinned(points)
     return {
         "name": _safe(name),
-        "x": shown,
-        "y": [_short(points[step]) for step in shown],
-        "mode": "lines+markers" if len(shown) == 1 else "lines",
+        "x": steps,
+        "y": [_short(points[step]) for step in steps],
+        "mode": "lines+markers" if len(steps) == 1 else "lines",
         **style,
     }
+
+
+def _thinned(points: Points) -> list[int]:
+    """Return the steps to draw: of each stretch its lowest and its highest value."""
+    steps = sorted(points)
+    if len(steps) <= _MOST_POINTS:
+        return steps
+    chosen = {steps[0], steps[-1]}
+    for stretch in np.array_split(np.array(steps), _MOST_POINTS // 2 - 1):
+        values = np.nan_to_num([points[step] for step in stretch.tolist()])
+        chosen |= {int(stretch[values.argmin()]), int(stretch[values.argmax()])}
+    return sorted(chosen)
 
 
 def _class_curves(
@@ -287,7 +303,7 @@ def _decay_marks(contents: Contents) -> dict[str, Any]:
             "showarrow": False,
             "font": {"size": 10, "color": _GREY},
         }
-        for step in contents.decays
+        for step in contents.decays[:1]  # more would be written over each other
     ]
     return {"shapes": lines, "annotations": texts}
 
@@ -348,5 +364,23 @@ def _short(value: float | None) -> float | None:
 
 
 def _safe(text: str) -> str:
-    """Return a text that Plotly shows as it is, and not as HTML."""
-    return html.escape(plain(text))
+    """Return a name that Plotly shows as it is, not as HTML, cut in its middle."""
+    text = shown(text)
+    if len(text) > _LONGEST_NAME:
+        half = _LONGEST_NAME // 2
+        text = f"{text[:half]}\N{HORIZONTAL ELLIPSIS}{text[-half:]}"
+    return html.escape(text)
+
+
+def _categories(names: Sequence[str]) -> list[str]:
+    """Return names for an axis, no two of which are equal.
+
+    Plotly merges equal ones, and loses those that JavaScript has a use for, such as
+    `constructor`: spaces without width before them tell them apart.
+    """
+    count: collections.Counter[str] = collections.Counter()
+    categories = []
+    for name in map(_safe, names):
+        count[name] += 1
+        categories.append(_NO_WIDTH * count[name] + name)
+    return categories

@@ -4,6 +4,7 @@ import base64
 import functools
 import gzip
 import re
+import shlex
 from collections.abc import Mapping
 from importlib import resources
 from typing import Any
@@ -14,13 +15,14 @@ import numpy as np
 import plotly.offline
 
 from worklab.option_files import flatten
-from worklab.printing import plain
 from worklab.report.contents import SPLITS, Contents
 from worklab.report.figures import MOST_CURVES, make_charts
+from worklab.report.texts import shown
 from worklab.report_statistics import DetailedStatistics
 from worklab.run_summaries import spell
 
 _MOST_CONFUSIONS = 30
+_MOST_VALIDATIONS = 300  # rows of their table, beside those with a remark
 _LARGEST_TABLE = 30  # classes whose confusion is a table, too
 _FILTERED_FROM = 30  # classes from which on one looks for a name
 
@@ -110,20 +112,17 @@ def _points_at_95(
 
 def _validations(contents: Contents) -> list[dict[str, Any]]:
     """Return a row for each validation, as those who cannot see a chart read it."""
-    valid = contents.curves.get("valid", {})
-    accuracies = valid.get("accuracy", {})
-    return [
-        {
-            "step": step,
-            "loss": loss,
-            "accuracy": accuracies.get(step),
-            "remark": ", ".join(
-                (["best"] if step == contents.summary.best_step else [])
-                + (["rate lowered"] if step in contents.decays else [])
-            ),
-        }
-        for step, loss in sorted(valid.get("loss", {}).items())
-    ]
+    valid, best = contents.curves.get("valid", {}), contents.summary.best_step
+    losses, accuracies = valid.get("loss", {}), valid.get("accuracy", {})
+    every = -(-len(losses) // _MOST_VALIDATIONS)
+    rows = []
+    for number, step in enumerate(sorted(losses)):
+        remarks = ["best"] * (step == best)
+        remarks += ["rate lowered"] * (step in contents.decays)
+        if remarks or number % every == 0:
+            row = {"step": step, "loss": losses[step], "remark": ", ".join(remarks)}
+            rows.append(row | {"accuracy": accuracies.get(step)})
+    return rows
 
 
 def _imported(report: Any) -> dict[str, Any] | None:
@@ -154,7 +153,7 @@ def _environment(record: Mapping[str, Any]) -> dict[str, Any]:
         machine = {k: v for k, v in machine.items() if v not in (None, [], "")}
     revisions = record.get("revisions") or {}
     facts = {
-        "command": " ".join(map(str, record.get("command", ()))),
+        "command": shlex.join(map(str, record.get("command", ()))),
         "started": record.get("started"),
         "last start": record.get("time"),
         "seed": record.get("seed"),
@@ -193,5 +192,5 @@ def _with_code(text: str) -> markupsafe.Markup:
 
 
 def _text(value: Any) -> str:
-    """Return a text from a file without what cannot be printed."""
-    return "\n".join(map(plain, str(value).split("\n")))
+    """Return what is in a file as a text."""
+    return shown(str(value))

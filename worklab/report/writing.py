@@ -1,5 +1,6 @@
 """Writes a report: `report.html` and `report.json`."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from worklab.files import write_atomically, write_json
 from worklab.printing import print_plainly
 from worklab.report.contents import find_run, gather
 from worklab.report.page import make_page
+
+_logger = logging.getLogger(__name__)
 
 
 def write_report(
@@ -28,8 +31,8 @@ def write_report(
     Args:
         place: The run's folder, or the JSON file of one of its tests.
         split: Which test of a run.
-        output: The page; None: `report.html` in the run, or for a file of a test
-            `<stem>.report.html` beside it.
+        output: The page; None: `report.html` in the run, for another split than `test`
+            `report.<split>.html`, for a file of a test `<stem>.report.html` beside it.
         data_folder: Where the lists are now; None: where they were in training.
         groups: Names of classes by the name of their group, for a coarser confusion.
 
@@ -45,7 +48,8 @@ def write_report(
     if output is None and place.is_file():
         output = place.with_suffix(".report.html")
     elif output is None:
-        output = find_run(place) / "report.html"
+        name = "report.html" if split == "test" else f"report.{split}.html"
+        output = find_run(place) / name
     if output.suffix != ".html":
         raise ValueError(
             "a report is a page, and a JSON file beside it: give the name of the page, "
@@ -61,17 +65,35 @@ def write_report(
 def report_run(options: Any) -> None:
     """Write the report of a complete run, unless `options.report` is off.
 
-    One that is newer than the result stays, as of a run that is only shown again.
+    One that is newer than the result stays, as of a run that is only shown again. What
+    prevents it is logged: the result itself is on disk.
     """
     result, page = options.run / "result.json", options.run / "report.html"
     if not options.report:
         return
     if not page.exists() or page.stat().st_mtime_ns < result.stat().st_mtime_ns:
-        write_report(options.run)
+        _write_or_warn(options.run)
 
 
 def report_test(console: Console, test: Path, options: Any) -> None:
-    """Write the report of a saved test, unless `options.report` is off."""
+    """Write the report of a saved test, unless `options.report` is off.
+
+    What prevents it is logged: the test itself is on disk.
+    """
     if options.report:
-        path = write_report(test, data_folder=options.data_folder)
-        print_plainly(console, f"report: {path}")
+        path = _write_or_warn(test, data_folder=options.data_folder)
+        if path is not None:
+            print_plainly(console, f"report: {path}")
+
+
+def _write_or_warn(place: Path, *, data_folder: Path | None = None) -> Path | None:
+    try:
+        return write_report(place, data_folder=data_folder)
+    except (OSError, ValueError) as error:
+        _logger.warning(
+            "there is no report, all else is saved; `python -m worklab report %s` "
+            "tries again: %s",
+            place,
+            error,
+        )
+        return None

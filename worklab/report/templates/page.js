@@ -85,6 +85,12 @@ function drawWhenSeen() {
   plots.forEach((plot) => watcher.observe(plot));
 }
 
+// On paper there is no scrolling.
+addEventListener("beforeprint", () => {
+  for (const details of document.querySelectorAll("details")) details.open = true;
+  if (window.Plotly) plots.forEach(draw);
+});
+
 function redraw() {
   plots.filter((plot) => plot.dataset.drawn).forEach(draw);
 }
@@ -96,7 +102,8 @@ for (const choice of document.querySelectorAll("[data-order], [data-number]")) {
     choice.append(...names.map((name) => new Option(name)));
   }
   choice.addEventListener("change", () => {
-    draw(document.querySelector(`[data-chart="${chart}"]`));
+    const plot = document.querySelector(`[data-chart="${chart}"]`);
+    if (plot.dataset.drawn) draw(plot);
   });
 }
 
