@@ -101,9 +101,9 @@ def main(options: Options) -> None:
 
 
 def launcher_words(launcher: tuple[str, ...]) -> tuple[str, ...]:
-    """Return a worker's command; where this process is quiet, so are the workers."""
+    """Return a worker's command, quiet where this process is and it says nothing."""
     path, *words = launcher
-    if output_mode() == "quiet" and "--quiet" not in words:
+    if output_mode() == "quiet" and not {"--quiet", "--json-lines"} & {*words}:
         words = ["--quiet", *words]
     return path, *words
 

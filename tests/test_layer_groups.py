@@ -38,11 +38,11 @@ def rows(run: Path):
 def test_scope_of_several_multipliers_is_divided_and_named_by_them():
     groups = group_layers(
         {
-            "stem/conv": (0.0, 0.1, 0.1),
-            "stage1/a": (0.1, 0.1, 0.1),
-            "stage1/b": (0.5, 0.5, 0.5),
-            "logits": (1.0, 1.0, 1.0),
-            "stem/bn": (0.0, 0.1, 0.1),
+            "stem/conv": ((0, 0.0), (9, 0.1)),
+            "stage1/a": ((0, 0.1),),
+            "stage1/b": ((0, 0.5),),
+            "logits": ((0, 1.0),),
+            "stem/bn": ((0, 0.0), (9, 0.1)),
         }
     )
     assert groups == {
@@ -55,12 +55,69 @@ def test_scope_of_several_multipliers_is_divided_and_named_by_them():
 
 @pytest.mark.parametrize(("count", "expected"), [(16, 16), (17, 2)])
 def test_many_groups_are_those_of_the_multipliers_alone(count, expected):
-    layers = {f"conv{n}": (0.1,) for n in range(count - 1)} | {"top": (0.0, 1.0)}
-    groups = group_layers(layers)
+    layers = {f"conv{n}": ((0, 0.1),) for n in range(count - 1)}
+    groups = group_layers(layers | {"top": ((0, 0.0), (7, 1.0))})
     assert len(groups) == expected
     if expected == 2:
-        assert list(groups) == ["x0.1", "x0 then x1"]
+        assert list(groups) == ["x0.1", "x0 then x1 from 7"]
         assert len(groups["x0.1"]) == count - 1
+
+
+@pytest.mark.parametrize("num_scopes", [1, 17])
+def test_different_histories_are_never_one_group(num_scopes):
+    histories = [
+        ((0, 0.0), (2, 1.0)),
+        ((0, 0.0), (4, 1.0)),
+        ((0, 0.1234567),),
+        ((0, 0.1234568),),
+    ]
+    layers = {
+        f"scope{scope}/{place}": history
+        for place, history in enumerate(histories)
+        for scope in range(num_scopes)
+    }
+    groups = group_layers(layers)
+    prefix = "scope0 " if num_scopes == 1 else ""
+    assert list(groups) == [
+        f"{prefix}{name}"
+        for name in (
+            "x0 then x1 from 2",
+            "x0 then x1 from 4",
+            "x0.1234567",
+            "x0.1234568",
+        )
+    ]
+    assert sum(map(len, groups.values())) == len(layers)
+
+
+def test_sixteen_multipliers_stand_for_many():
+    layers = {f"layer{n}": ((0, 0.9 ** (50 - n)),) for n in range(51)}
+    groups = group_layers(layers)
+    assert len(groups) == 16
+    shown = [paths[0] for paths in groups.values()]
+    assert (shown[0], shown[1], shown[-1]) == ("layer0", "layer3", "layer50")
+    assert all(len(paths) == 1 for paths in groups.values())
+
+
+def test_layers_of_no_group_are_not_measured(tmp_path, tiny_reader, monkeypatch):
+    monkeypatch.setattr("worklab.layer_groups._MOST_GROUPS", 2)
+    options = TrainingOptions(log_every=1)
+    make_trainer(tmp_path, tiny_reader, options=options, rate=0.5).train(1)
+    assert [(group, rate) for _, group, rate, _ in rows(tmp_path)] == [
+        ("x0", 0.0),
+        ("x1", 0.5),
+    ]
+
+
+def test_parts_of_a_scope_that_thaw_at_different_steps(tmp_path, tiny_reader):
+    stages = {"0": {"slow": 0}, "2": {"slow/b": 0.1}, "4": {"slow/a": 0.1}}
+    options = TrainingOptions(stages=stages, log_every=1)
+    make_trainer(tmp_path, tiny_reader, options=options, rate=1.0).train(6)
+    found = {(step, group): rate for step, group, rate, _ in rows(tmp_path)}
+    for part, begin in (("b", 2), ("a", 4)):
+        name = f"slow x0 then x0.1 from {begin}"
+        rates = [found[step, name] for step in range(1, 7)]
+        assert rates == [0.0] * begin + [0.1] * (6 - begin), part
 
 
 def test_ratio_is_the_length_of_the_change_by_that_of_the_weights(
@@ -116,8 +173,8 @@ def test_measuring_changes_no_bit_of_training(tmp_path, tiny_reader, average):
     }
     assert [(group, rate) for group, rate, _ in groups[3]] == [
         ("frozen", 0.0),
-        ("slow x0 then x0.1", 0.0),
-        ("slow x0 then x0.2", 0.0),
+        ("slow x0 then x0.1 from 3", 0.0),
+        ("slow x0 then x0.2 from 3", 0.0),
         ("slow x0", 0.0),
         ("logits", 0.01),
     ]

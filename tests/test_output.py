@@ -1,11 +1,13 @@
 """How launchers speak: to a person, to nobody, to a machine."""
 
+import dataclasses
 import io
 import json
 import logging
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from launchers import predict, ray_train, train, train_with_patience
@@ -13,7 +15,8 @@ from launchers import test as test_launcher
 from worklab import Writer, cli
 from worklab import __main__ as tools
 from worklab.console import make_console
-from worklab.output import JsonLines, emit, output_mode, speaking
+from worklab.output import JsonLines, emit, output_mode, speaking, to_plain
+from worklab.predicting import Predictions
 from worklab.printing import print_plainly
 from worklab.tester import TestResult
 
@@ -116,6 +119,12 @@ def test_answers_asked_for_on_standard_output_are_not_silenced(
     assert str(tiny_run) in capsys.readouterr().out
 
 
+def test_events_leave_out_what_is_of_single_images():
+    found = Predictions(4, ["a.png"], np.ones((1, 2), np.float32), ["x", "y"], {})
+    content = {"step": 4, "num_images": 1, "class_names": ["x", "y"], "skipped": {}}
+    assert to_plain(found) == content
+
+
 # === Commands ===
 
 
@@ -145,6 +154,37 @@ def test_tools_take_the_words_anywhere(capsys):
     with pytest.raises(SystemExit):
         cli.run_commands(COMMANDS, ["--help"])
     assert "--json-lines" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode", ["--quiet", "--json-lines"])
+def test_result_reaches_the_caller_untouched(mode, capsys):
+    class Costly:
+        def to_json(self):
+            raise AssertionError("made for nobody")
+
+    if mode == "--quiet":
+        result = Costly()
+        given = cli.run_commands({"give": lambda: result, "ask": ask}, ["give", mode])
+        assert given is result
+    lazy = iter([1, 2])
+    given = cli.run_commands({"give": lambda: lazy, "ask": ask}, ["give", mode])
+    assert list(given) == [1, 2]
+
+
+def test_help_ends_with_a_result(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.run_commands(COMMANDS, ["--help", "--json-lines"])
+    assert not stop.value.code
+    *messages, last = strict(capsys.readouterr().out)
+    assert any("--json-lines" in each["text"] for each in messages)
+    assert last == {"event": "result"}
+
+
+def test_tables_that_were_asked_for_are_not_silenced(tiny_run, capsys):
+    tools.main(["runs", "list", str(tiny_run.parent), "--quiet"])
+    assert "tiny" in capsys.readouterr().out
+    tools.main(["runs", "clean", str(tiny_run), "--quiet"])
+    assert capsys.readouterr() == ("", "")
 
 
 def test_tables_of_tools_are_messages(tiny_run, capsys):
@@ -212,6 +252,23 @@ def test_words_after_two_dashes_are_anothers():
     quiet = (launcher[0], "--quiet", *launcher[1:])
     assert cli.run(start, ["--quiet", "--", *launcher]) == quiet
     assert cli.run(start, ["--", *launcher]) == tuple(launcher)
+    events = (*launcher, "--json-lines")
+    assert cli.run(start, ["--quiet", "--", *events]) == events
+
+
+def test_option_of_a_name_that_each_launcher_has_is_an_error(capsys):
+    @dataclasses.dataclass
+    class Options:
+        quiet: bool = False
+        json_lines: int = 0
+        silent: bool = False
+
+    def main(options: Options) -> None: ...
+
+    main.__annotations__["options"] = Options
+    with pytest.raises(SystemExit):
+        cli.run(main, [])
+    assert capsys.readouterr().err.endswith("Received: ['json_lines', 'quiet']\n")
 
 
 # === Events ===

@@ -52,10 +52,11 @@ def test_refused_calls_are_dropped_and_counted(sender, caplog):
     sender.close(5)
     assert made == [1, 2]
     assert isinstance(sender.refusal, KeyError)
-    assert [message.partition(";")[0] for message in caplog.messages] == [
-        "the server refused an entry",
-        "2 of 4 entries are not in the server",
+    assert [message.partition(",")[0] for message in caplog.messages] == [
+        "the server refused an entry; training goes on. Received: 'no'",
+        "2 of 4 entries are not in the server: it did not answer to 0",
     ]
+    assert "refused 2, and 0 were dropped" in caplog.messages[-1]
 
 
 def test_first_call_that_is_refused_is_left_to_the_owner(sender, caplog):
@@ -69,13 +70,27 @@ def test_sending_and_closing_wait_for_no_server(sender, caplog):
     hang = threading.Event()
     start = time.monotonic()
     for _ in range(100):
+        sender.send(hang.wait)
+    for _ in range(100):  # of which as many wait as without the others
         sender.send(hang.wait, large=True)
     assert not sender.wait(0.01)
     sender.close(0.01)
     assert time.monotonic() - start < 5
-    assert caplog.messages[-1].startswith("100 of 100 entries are not in the server")
-    assert sender._calls.qsize() <= sending._MOST_LARGE + 1  # the others are forgotten
+    assert caplog.messages[-1] == (
+        "200 of 200 entries are not in the server: it did not answer to "
+        f"{100 + sending._MOST_LARGE}, refused 0, and {100 - sending._MOST_LARGE} were "
+        "dropped, as too many waited."
+    )
     hang.set()
+
+
+def test_large_calls_that_were_made_give_their_places(sender):
+    for _ in range(sending._MOST_LARGE + 1):
+        sender.send(lambda: None, large=True)
+        made = threading.Event()
+        sender.send(made.set)
+        assert made.wait(5)
+    assert sender._num_dropped == 0
 
 
 def test_a_call_that_always_fails_gives_way_to_the_next(sender, monkeypatch):

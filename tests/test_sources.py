@@ -396,6 +396,15 @@ def test_digest_tells_one_source_from_another(sources, tmp_path):
     assert before == digest_source(sources / "folder")
     next((tmp_path / "folder").glob("*/*.png")).unlink()
     assert digest_source(tmp_path / "folder") != before
+    found = []
+    for name in ("caf\udce9", "caf\udce8"):  # as Python has names that are no Unicode
+        (tmp_path / name / name).mkdir(parents=True)
+        (tmp_path / name / name / "1.png").touch()
+        found.append(digest_source(tmp_path / name))
+        for number in range(2):
+            (tmp_path / f"{name}-{number:05d}-of-00002.tfrecord").touch()
+        found.append(digest_source(tmp_path / f"{name}@2"))
+    assert len(set(found)) == 4
 
 
 # CSV

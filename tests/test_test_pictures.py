@@ -11,13 +11,13 @@ from worklab.readers import ArrayReader
 from worklab.test_pictures import confusion, draw_confusion, find_errors, write_test
 from worklab.tester import TestResult
 
-from .test_writer import events
+from .test_writer import events, scalars
 
 NAMES = ["$cat", "\u732b", "dog"]  # no formula; not in the font
 
 
-def make_test(labels, probabilities, names=NAMES):
-    files = [f"record {number}" for number in range(len(labels))]
+def make_test(labels, probabilities, names=NAMES, files=()):
+    files = files or [f"record {number}" for number in range(len(labels))]
     return TestResult.of_probabilities(
         np.array(labels), np.array(probabilities), names, names=files, step=12
     )
@@ -48,8 +48,18 @@ def test_pictures_of_a_test_are_a_run_of_their_own(tmp_path, reader):
         write_test(writer, TEST, reader)
     found = values(tmp_path / "tensorboard/test")
     assert {tag: step for tag, (step, _) in found.items()} == dict.fromkeys(
-        ["confusion matrix", "most confident errors", "$cat", "\u732b"], 12
+        [
+            *("loss", "accuracy", "confusion matrix", "most confident errors"),
+            *("$cat", "\u732b"),
+        ],
+        12,
     )
+    statistics = TEST.statistics
+    assert scalars(tmp_path / "tensorboard/test") == [
+        (12, "loss", pytest.approx(statistics.loss)),
+        (12, "accuracy", 0.5),
+    ]
+    assert not (tmp_path / "history.csv").exists()
     for tag in ("confusion matrix", "most confident errors"):
         width, height, png = found[tag][1].tensor.string_val
         image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
@@ -90,8 +100,37 @@ def test_curves_are_of_the_classes_with_most_images(tmp_path):
     reader = ArrayReader(images, labels, names, options=ReaderOptions((8, 8)))
     with Writer(tmp_path) as writer:
         write_test(writer, test, reader)
-    found = set(values(tmp_path / "tensorboard/test")) - {"confusion matrix"}
-    assert found == set(names[5:])
+    found = set(values(tmp_path / "tensorboard/test"))
+    assert found == {"loss", "accuracy", "confusion matrix", *names[5:]}
+
+
+def test_names_that_are_no_unicode_are_escaped_and_long_ones_shortened(tmp_path):
+    names = ["caf\udce9", "a" * 80 + "b" * 70]
+    files = ["\udce9.png", "1.png"]
+    test = make_test([0, 1], [[0.1, 0.9], [0.2, 0.8]], names, files)
+    shown = ["caf\\udce9", "a" * 11 + "\N{HORIZONTAL ELLIPSIS}" + "b" * 12]
+    axes = draw_confusion(test).axes[0]
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        assert [each.get_text() for each in labels] == shown
+    reader = ArrayReader(np.zeros((2, 9, 9, 3), np.uint8), [0, 1], names)
+    reader.name = files.__getitem__
+    with Writer(tmp_path) as writer:
+        write_test(writer, test, reader)
+    tags = set(values(tmp_path / "tensorboard/test"))
+    assert {"most confident errors", "confusion matrix", "caf\\udce9"} < tags
+
+
+def test_picture_that_cannot_be_drawn_is_a_warning(tmp_path, reader, caplog):
+    def load(record):
+        raise ValueError(f"it was deleted. Received: record {record}")
+
+    reader.load = load
+    with caplog.at_level("WARNING"), Writer(tmp_path) as writer:
+        write_test(writer, TEST, reader)
+    (message,) = caplog.messages
+    assert "`most confident errors` of the test could not be drawn" in message
+    assert message.endswith("ValueError: it was deleted. Received: record 2")
+    assert "$cat" in values(tmp_path / "tensorboard/test")
 
 
 def test_silent_writer_draws_nothing(monkeypatch, reader):

@@ -6,6 +6,8 @@ import math
 import shutil
 import struct
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -165,6 +167,11 @@ def test_wandb_reads_its_variables(wandb, tmp_path, monkeypatch):
     assert (kept.project, kept.display_name) == ("ours", "called")
 
 
+def test_wandb_in_a_folder_that_is_no_unicode_is_an_error(wandb, tmp_path):
+    with pytest.raises(ValueError, match=r"WANDB_DIR.*Received: WANDB_DIR='.*udce9'"):
+        WandbWriter(tmp_path / "caf\udce9")
+
+
 def test_wandb_without_login_is_an_error(wandb, tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setattr(sys, "stdin", None)
@@ -187,6 +194,44 @@ def test_wandb_without_its_server_keeps_everything(
     folder = end.rpartition("wandb sync ")[2]
     assert history_of(records_of(tmp_path / "mine")[0])[0]["train/loss"] == 1
     assert list((tmp_path / "mine/wandb").glob("offline-run-*"))[0].name in folder
+
+
+def test_wandb_that_refuses_the_run_is_an_error(wandb, tmp_path, monkeypatch):
+    class Refusing(BaseHTTPRequestHandler):
+        def do_POST(self):
+            query = self.rfile.read(int(self.headers["content-length"]))
+            refused = b"upsertbucket" in query.lower()
+            viewer = {"id": "x", "entity": "e", "flags": "{}", "teams": {"edges": []}}
+            answer = {"data": {"viewer": viewer, "serverInfo": {"features": []}}}
+            if refused:
+                answer = {"errors": [{"message": "permission denied"}], "data": None}
+            self.send_response(403 if refused else 200)
+            self.send_header("content-type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.delenv("WANDB_MODE")
+        monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(ValueError, match=r"WANDB_ENTITY.*: permission denied"):
+            WandbWriter(tmp_path / "mine")
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("ending", "code"), [("finished", 0), ("stopped", 0), ("failed", 1)]
+)
+def test_wandb_is_told_how_the_run_ended(wandb, tmp_path, ending, code):
+    writer = WandbWriter(tmp_path / "mine")
+    writer.close(ending)
+    (records,) = records_of(tmp_path / "mine")
+    codes = [r.exit.exit_code for r in records if r.WhichOneof("record_type") == "exit"]
+    assert codes == [code]
 
 
 def test_wandb_that_fails_ends_nothing(wandb, tmp_path, monkeypatch, caplog):
@@ -235,6 +280,20 @@ def test_mlflow_has_everything_and_a_second_start_continues_it(
     assert len([path for path in pictures if path.endswith(".png")]) == 2 * len(IMAGES)
 
 
+@pytest.mark.parametrize(
+    ("ending", "status"), [("stopped", "KILLED"), ("failed", "FAILED")]
+)
+def test_mlflow_is_told_how_the_run_ended(client, tmp_path, ending, status):
+    MlflowWriter(tmp_path / "mine").close(ending)
+    assert client.get_run(run_id(tmp_path / "mine")).info.status == status
+
+
+def test_name_of_a_run_that_is_no_unicode_is_escaped(client, tmp_path):
+    MlflowWriter(tmp_path / "caf\udce9").close()
+    run = client.get_run(run_id(tmp_path / "caf\udce9"))
+    assert run.info.run_name == "caf\\udce9"
+
+
 def test_mlflow_reads_its_variables(client, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "ours")
     MlflowWriter(tmp_path / "mine").close()
@@ -267,6 +326,7 @@ def test_mlflow_without_its_server_ends_nothing(client, tmp_path, monkeypatch, c
     start, end = warnings_of(caplog)
     assert start.startswith("MLflow at http://127.0.0.1:9 does not answer; training")
     assert "9 of 9 entries are not in MLflow" in end
+    assert "did not answer to 9, refused 0, and 0 were dropped" in end
     assert not (tmp_path / "mine/mlflow.json").exists()
 
 
@@ -278,6 +338,19 @@ def test_open_trackers_opens_each_once(wandb, client, tmp_path):
         writer.close()
     assert (tmp_path / "mine/wandb.json").exists()
     assert (tmp_path / "mine/mlflow.json").exists()
+
+
+def test_tracker_of_a_run_that_cannot_start_is_told(tmp_path, monkeypatch):
+    class Opened:
+        def __init__(self, run):
+            self.close = endings.append
+
+    endings = []
+    monkeypatch.setattr("worklab.trackers.WandbWriter", Opened)
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(ValueError, match="mlflow"):
+        open_trackers(["wandb", "mlflow"], tmp_path)
+    assert endings == ["failed"]
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])

@@ -1,4 +1,6 @@
+import contextlib
 import csv
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,13 @@ from sklearn import metrics
 from tensorboard.plugins.hparams import plugin_data_pb2 as hparams_metadata
 
 from worklab import Writer
+from worklab.csv_log import CsvLog
 from worklab.curves import threshold_counts
 from worklab.graph import keras_graph
+from worklab.stopping import StopRequested
 from worklab.tensorboard_events import EventFile, cut_events
-from worklab.tensorboard_values import scalar
+from worklab.tensorboard_values import histogram, scalar
+from worklab.trial_process import TrialPruned
 
 
 def events(folder):
@@ -89,6 +94,17 @@ def test_what_a_dead_run_wrote_beyond_the_state_is_taken_away(tmp_path):
     assert train == [(1, 1.0), (2, 2.0), (3, 3.0)]
     valid = [(s, v) for s, _, v in scalars(tmp_path / "tensorboard/valid")]
     assert valid == [(1, 1.5)]
+
+
+def test_rows_end_at_line_ends_alone(tmp_path):
+    log = CsvLog(tmp_path / "log.csv", ["step", "name"])
+    for step in range(3):
+        log.append([[step, "a\u2028b\x85"]])
+    log.num_rows = 2
+    log.cut()
+    with open(log.path, newline="", encoding="utf-8") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["0", "1"]
+    assert list(tmp_path.iterdir()) == [log.path]
 
 
 @pytest.mark.parametrize("stamp", ["4102444800", "9999999999.999999", "zz"])
@@ -171,6 +187,15 @@ def test_precision_and_recall_are_those_of_scikit_learn(tmp_path):
         recall = metrics.recall_score(is_class, called)
         np.testing.assert_allclose(table[4:, column], [precision, recall], rtol=1e-6)
     np.testing.assert_array_equal(table[:4].sum(axis=0), 50)
+
+
+@pytest.mark.parametrize(
+    "values", [[1.0, np.nextafter(1, 2)], [0.0, 5e-324], [-1e308, 1.7e308]]
+)
+def test_values_without_room_for_buckets_are_one(values):
+    table = tf.make_ndarray(histogram("kernel", np.array(values)).tensor)
+    assert table[-1].tolist() == [*values, 2.0]
+    assert table[:-1].tolist() == [[values[0], values[0], 0.0]] * (len(table) - 1)
 
 
 def test_hyper_parameters_and_end_are_a_session_of_the_run(tmp_path):
@@ -257,6 +282,75 @@ def test_others_get_what_the_writer_gets(tmp_path):
         ("write_hparams", ["rate"]),
         ("close",),
     ]
+
+
+class Closed:
+    """Keeps how it was told that the run ended."""
+
+    def __init__(self):
+        self.endings = []
+
+    def close(self, ending="finished"):
+        self.endings.append(ending)
+
+
+@pytest.mark.parametrize(
+    ("error", "ending"),
+    [
+        (None, "finished"),
+        (StopRequested(signal.SIGTERM), "stopped"),
+        (TrialPruned(), "stopped"),
+        (KeyboardInterrupt(), "stopped"),
+        (FloatingPointError(), "failed"),
+    ],
+)
+def test_others_are_told_how_the_run_ended(tmp_path, error, ending):
+    other = Closed()
+    with contextlib.suppress(BaseException), Writer(tmp_path, others=[other]):
+        if error is not None:
+            raise error
+    assert other.endings == [ending]
+
+
+def test_others_are_closed_where_closing_fails(tmp_path, monkeypatch):
+    class Broken(Closed):
+        def close(self, ending="finished"):
+            super().close(ending)
+            raise RuntimeError("of a user's own")
+
+    others = [Broken(), Closed()]
+    with pytest.raises(RuntimeError, match="user's own"):
+        Writer(tmp_path, others=others).close()
+    writer = Writer(tmp_path, others=others[1:])
+    monkeypatch.setattr(writer, "stop_profile", lambda: {}["full"])
+    with pytest.raises(KeyError):
+        writer.close()
+    assert [each.endings for each in others] == [["finished"], ["failed", "failed"]]
+
+
+def test_names_that_are_no_unicode_are_escaped_everywhere(tmp_path):
+    name, escaped = "caf\udce9", "caf\\udce9"
+    other = Recorder()
+    image = np.zeros((1, 2, 2, 3), np.uint8)
+    with Writer(tmp_path / name, others=[other]) as writer:
+        writer.write_points(1, {name: 0.5})
+        writer.write_images(1, {name: image})
+        writer.write_histograms(1, {name: np.zeros(2)})
+        writer.write_text(1, {name: name})
+        counts = threshold_counts(np.ones(1, bool), np.ones(1))
+        writer.write_pr_curves(1, {name: counts}, split="train")
+        writer.write_hparams({name: name})
+    folder = (tmp_path / name).rename(tmp_path / "run")  # TensorFlow reads no other
+    values = [
+        value
+        for event in events(folder / "tensorboard/train")
+        for value in event.summary.value
+    ]
+    assert [value.tag.removesuffix("/text_summary") for value in values] == 5 * [
+        escaped
+    ]
+    assert tf.make_ndarray(values[3].tensor) == escaped.encode()
+    assert all(call[1] == [escaped] for call in other.calls[:-1])
 
 
 def test_silent_writer_writes_nothing_and_tells_nobody(tmp_path, monkeypatch):

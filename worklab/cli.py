@@ -6,7 +6,7 @@ import logging
 import signal
 import sys
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,11 +30,14 @@ _CONFIG_HELP = (
     "committed, and ends."
 )
 
+_FILES = ("--config", "--write-config")
+
 _MODES: dict[str, Mode] = {"--quiet": "quiet", "--json-lines": "json"}
 
 _MODES_HELP = (
-    "`--quiet` shows warnings and errors alone. `--json-lines` writes one JSON object "
-    "per line to the standard output, and nothing else, for programs."
+    "`--quiet` shows warnings and errors alone, and what is asked for as output. "
+    "`--json-lines` writes one JSON object per line to the standard output, and "
+    "nothing else, for programs."
 )
 
 _STOPPED = {128 + number: number.name for number in (signal.SIGINT, signal.SIGTERM)}
@@ -70,8 +73,8 @@ def run(
     options_class: type[Options] = typing.get_type_hints(main)[parameter]
 
     def call() -> Any:
-        config = _take_word(words, "--config")
-        written = _take_word(words, "--write-config")
+        _check_names(options_class)
+        config, written = (_take_word(words, name) for name in _FILES)
         given: dict[str, Any] = {}
         if config is not None:
             given["default"] = read_options(Path(config), options_class, face)
@@ -228,9 +231,19 @@ def _telling_the_end(call: Callable[[], Any]) -> Any:
     except BaseException as error:
         _emit_end(error)
         raise
-    content = {"results": result} if isinstance(result, list) else to_plain(result)
-    emit("result", **(content if isinstance(content, dict) else {}))
+    if output_mode() == "json":
+        emit("result", **_content(result))
     return result
+
+
+def _content(result: Any) -> dict[str, Any]:
+    """Return what the last event has of a result: that by name, or of a list."""
+    if isinstance(result, list):
+        return {"results": result}
+    if isinstance(result, Iterator):  # not to be used up before the caller has it
+        return {}
+    content = to_plain(result)
+    return content if isinstance(content, dict) else {}
 
 
 def _emit_end(error: BaseException) -> None:
@@ -245,6 +258,23 @@ def _emit_end(error: BaseException) -> None:
     elif code:
         said = not isinstance(error, SystemExit) and str(error)
         emit("error", message=said or "standard error says why", exit_code=code)
+    else:  # after `--help`
+        emit("result")
+
+
+def _check_names(options_class: type) -> None:
+    """Check that no option has the name of what is taken off the command line.
+
+    Raises:
+        ValueError: If one has.
+    """
+    taken = {name.removeprefix("--").replace("-", "_") for name in (*_MODES, *_FILES)}
+    names = {field.name for field in dataclasses.fields(options_class)} & taken
+    if names:
+        raise ValueError(
+            f"`{options_class.__name__}` must have other names for options than "
+            f"{sorted(taken)}, which each launcher has. Received: {sorted(names)}"
+        )
 
 
 def _take_mode(words: list[str]) -> Mode:

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from worklab.files import writing
+from worklab.files import replacing, writing
 
 
 class CsvLog:
@@ -49,10 +49,10 @@ class CsvLog:
         if not self.path.exists():
             return
         with writing(self.path):
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            with open(self.path, "rb") as file:
+                lines = list(file)
             if self.num_rows == 0:
                 self.path.unlink()
             elif len(lines) > self.num_rows + 1:
-                kept = self.path.with_name(f".{self.path.name}")
-                kept.write_text("".join(lines[: self.num_rows + 1]), encoding="utf-8")
-                kept.replace(self.path)
+                with replacing(self.path) as kept:
+                    kept.write_bytes(b"".join(lines[: self.num_rows + 1]))

@@ -165,6 +165,35 @@ def class_curves(
             )
 
 
+def threshold_counts(
+    is_class: np.ndarray, scores: np.ndarray, *, num_thresholds: int = 201
+) -> ThresholdCounts:
+    """Return what each threshold from 0 to 1 makes of a class's probabilities.
+
+    Args:
+        is_class: Whether an image is of the class, bool (num_images,).
+        scores: Its probability, float (num_images,), in 0..1.
+        num_thresholds: At least 2.
+
+    Example:
+        >>> is_class, scores = np.array([True, False]), np.array([0.9, 0.4])
+        >>> threshold_counts(is_class, scores, num_thresholds=3).true_positives
+        array([1, 1, 0])
+    """
+    thresholds = np.linspace(0, 1, num_thresholds)
+    # What is left of a threshold among the sorted is below it.
+    called = [
+        len(group) - np.searchsorted(np.sort(group), thresholds)
+        for group in (scores[is_class], scores[~is_class])
+    ]
+    return ThresholdCounts(
+        true_positives=called[0],
+        false_positives=called[1],
+        true_negatives=np.sum(~is_class) - called[1],
+        false_negatives=np.sum(is_class) - called[0],
+    )
+
+
 def _count(of_class: np.ndarray, scores: np.ndarray) -> _Counts:
     # Its shares become counts again: one sorting is enough for all that follows.
     false, true, thresholds = metrics.roc_curve(
@@ -239,32 +268,4 @@ def _point(counts: _Counts, target: float, place: int) -> OperatingPoint:
         sensitivity=float(counts.true[place] / counts.true[-1]),
         specificity=float(1 - counts.false[place] / counts.false[-1]),
         threshold=float(counts.thresholds[place]) if place else None,
-    )
-
-
-def threshold_counts(
-    is_class: np.ndarray, scores: np.ndarray, *, num_thresholds: int = 201
-) -> ThresholdCounts:
-    """Return what each threshold from 0 to 1 makes of a class's probabilities.
-
-    Args:
-        is_class: Whether an image is of the class, bool (num_images,).
-        scores: Its probability, float (num_images,), in 0..1.
-        num_thresholds: At least 2.
-
-    Example:
-        >>> is_class, scores = np.array([True, False]), np.array([0.9, 0.4])
-        >>> threshold_counts(is_class, scores, num_thresholds=3).true_positives
-        array([1, 1, 0])
-    """
-    thresholds = np.linspace(0, 1, num_thresholds)
-    called = [
-        (group >= thresholds[:, np.newaxis]).sum(axis=1)
-        for group in (scores[is_class], scores[~is_class])
-    ]
-    return ThresholdCounts(
-        true_positives=called[0],
-        false_positives=called[1],
-        true_negatives=np.sum(~is_class) - called[1],
-        false_negatives=np.sum(is_class) - called[0],
     )

@@ -1,12 +1,12 @@
 """Groups of layers that learn at one rate, and how far a step moves their weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
 
 from worklab.network import Network
-from worklab.stages import Stages
+from worklab.stages import History, Stages
 
 _MOST_GROUPS = 16
 
@@ -14,7 +14,7 @@ _MOST_GROUPS = 16
 class LayerGroups:
     """Tells how fast each group of a network's layers learns.
 
-    Layers of a group have the same multiplier in every stage of a training. To measure
+    Layers of a group have the same multiplier at every step of a training. To measure
     a step, take `weights` before it and `norms` after it: nothing of the step changes,
     and what is read is only copied where the step updates it.
 
@@ -23,7 +23,8 @@ class LayerGroups:
         stages: Their multipliers.
 
     Attributes:
-        layers: Names of a group's layers, by the group's name, see `group_layers`.
+        layers: Names of a group's layers, by the group's name, see `group_layers`;
+            nothing is told of layers that are in none.
     """
 
     def __init__(self, network: Network, stages: Stages) -> None:
@@ -46,8 +47,8 @@ class LayerGroups:
         group_of = {path: name for name, each in self.layers.items() for path in each}
         variables: dict[str, list[Any]] = {name: [] for name in self.layers}
         for name, variable in self.network.variables.items():
-            if id(variable) in learning:
-                path, _ = self.network.split(name)
+            path, _ = self.network.split(name)
+            if id(variable) in learning and path in group_of:
                 variables[group_of[path]].append(variable.value)
         self._learning = [name for name, each in variables.items() if each]
         self._variables = [variables[name] for name in self._learning]
@@ -99,45 +100,51 @@ class LayerGroups:
         return [[v.read_value() for v in each] for each in self._variables]
 
 
-def group_layers(
-    multipliers: Mapping[str, tuple[float, ...]],
-) -> dict[str, list[str]]:
-    """Group layers whose multipliers are equal, by their outermost scope.
+def group_layers(histories: Mapping[str, History]) -> dict[str, list[str]]:
+    """Group layers whose multipliers are equal at every step, by their outermost scope.
 
     A scope that has several multipliers is divided, and its parts are called after
-    them. Where that makes too many groups, as in a network without scopes, the
-    multipliers alone make them.
+    them. Where that makes more than 16 groups, as in a network without scopes, the
+    multipliers alone make them. Where these are more than 16, too, as with a multiplier
+    for each layer, 16 at equal steps from the first to the last stand for all.
 
     Args:
-        multipliers: Of each layer, one for each stage of a training.
+        histories: Multipliers of each layer, as `Stages.history` gives them.
 
     Example:
-        >>> group_layers({"stem": (0.1,), "top/a": (0.0, 1.0), "top/b": (1.0, 1.0)})
-        {'stem': ['stem'], 'top x0 then x1': ['top/a'], 'top x1': ['top/b']}
+        >>> thawed = ((0, 0.0), (200, 1.0))
+        >>> group_layers({"stem": ((0, 0.1),), "a/b": thawed, "a/c": ((0, 1.0),)})
+        {'stem': ['stem'], 'a x0 then x1 from 200': ['a/b'], 'a x1': ['a/c']}
     """
-    parts: dict[str, dict[tuple[float, ...], list[str]]] = {}
-    for path, history in multipliers.items():
+    parts: dict[str, dict[History, list[str]]] = {}
+    wholes: dict[History, list[str]] = {}
+    for path, history in histories.items():
         scope = path.partition("/")[0]
         parts.setdefault(scope, {}).setdefault(history, []).append(path)
+        wholes.setdefault(history, []).append(path)
     if sum(map(len, parts.values())) <= _MOST_GROUPS:
         return {
             scope if len(each) == 1 else f"{scope} {_spell(history)}": paths
             for scope, each in parts.items()
             for history, paths in each.items()
         }
-    groups: dict[str, list[str]] = {}
-    for path, history in multipliers.items():
-        groups.setdefault(_spell(history), []).append(path)
-    return groups
+    groups = [(_spell(history), paths) for history, paths in wholes.items()]
+    num_shown = min(len(groups), _MOST_GROUPS)
+    last = len(groups) - 1
+    return dict(groups[last * n // max(num_shown - 1, 1)] for n in range(num_shown))
 
 
-def _spell(history: Sequence[float]) -> str:
-    changes = [
-        multiplier
-        for number, multiplier in enumerate(history)
-        if number == 0 or multiplier != history[number - 1]
-    ]
-    return " then ".join(f"x{multiplier:g}" for multiplier in changes)
+def _spell(history: History) -> str:
+    """Return the name of a history, which no other has."""
+    (_, first), *later = history
+    words = [f"x{_exact(first)}"]
+    words += [f"x{_exact(multiplier)} from {step}" for step, multiplier in later]
+    return " then ".join(words)
+
+
+def _exact(number: float) -> str:
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number)
 
 
 def _norms(before: list[list[tf.Tensor]], after: list[list[tf.Tensor]]) -> tf.Tensor:

@@ -1,9 +1,12 @@
 """What takes the numbers of a run elsewhere, beside TensorBoard."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
+
+Ending = Literal["finished", "stopped", "failed"]
+"""How a run has ended; one that was stopped, e.g. by Ctrl-C, has not failed."""
 
 
 class MetricWriter(Protocol):
@@ -34,5 +37,5 @@ class MetricWriter(Protocol):
     def write_hparams(self, hparams: Mapping[str, bool | float | str]) -> None:
         """Take the hyper-parameters, once, when the run begins."""
 
-    def close(self) -> None:
-        """Bring everything to its place."""
+    def close(self, ending: Ending = "finished") -> None:
+        """Bring everything to its place, and note how the run has ended."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from worklab.files import write_json
+from worklab.metric_writer import Ending
 from worklab.sending import Sender
 from worklab.tracked_runs import (
     finite,
@@ -18,6 +19,7 @@ from worklab.tracked_runs import (
     import_package,
     project_name,
     read_ids,
+    run_name,
 )
 
 _logger = logging.getLogger(__name__)
@@ -26,6 +28,12 @@ _START_SECONDS = 30.0  # for the server to answer before training goes on withou
 _CLOSE_SECONDS = 60.0  # for what is left to arrive
 _MOST_CHARACTERS = 6000  # of a parameter's value, MLflow's own bound
 _MOST_PARAMETERS = 100  # in one call, MLflow's own bound
+
+_STATUS: dict[Ending, str] = {
+    "finished": "FINISHED",
+    "stopped": "KILLED",
+    "failed": "FAILED",
+}
 
 
 class MlflowWriter:
@@ -134,9 +142,10 @@ class MlflowWriter:
         }
         self._send(lambda run_id: self._set_parameters(run_id, values))
 
-    def close(self) -> None:
-        """Finish the run, and say if not everything has arrived."""
-        self._send(self._client.set_terminated)
+    def close(self, ending: Ending = "finished") -> None:
+        """End the run, and say if not everything has arrived."""
+        status = _STATUS[ending]
+        self._send(lambda run_id: self._client.set_terminated(run_id, status))
         self._sender.close(_CLOSE_SECONDS)
 
     @property
@@ -156,7 +165,7 @@ class MlflowWriter:
             self._run_id = saved["run_id"]
         else:
             experiment = self._experiment()
-            name = self._folder.resolve().name
+            name = run_name(self._folder)
             created = self._client.create_run(experiment, run_name=name)
             self._run_id = created.info.run_id
             write_json(self._ids, {"run_id": self._run_id, "experiment_id": experiment})

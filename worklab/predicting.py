@@ -39,6 +39,15 @@ class Predictions:
     class_names: list[str]
     skipped: dict[str, str]
 
+    def to_json(self) -> dict[str, Any]:
+        """Return all but what is of single images, of which there may be many."""
+        return {
+            "step": self.step,
+            "num_images": len(self.names),
+            "class_names": self.class_names,
+            "skipped": self.skipped,
+        }
+
     def save(self, path: Path, *, top_k: int | None = None) -> None:
         """Write a CSV or JSON file, whole or not at all; it replaces one that is there.
 

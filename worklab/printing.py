@@ -21,6 +21,16 @@ def plain_lines(text: str) -> str:
     return "\n".join(map(plain, text.split("\n")))
 
 
+def escape_surrogates(text: str) -> str:
+    r"""Return a text that UTF-8 can have, also of a file name that is not Unicode.
+
+    Example:
+        >>> print(escape_surrogates(chr(0xDCE9) + ".png"))
+        \udce9.png
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def open_console(
     file: TextIO | None = None, *, soft_wrap: bool = True, quiet: bool = False
 ) -> Console:
@@ -49,12 +59,15 @@ def open_console(
 
 
 def wide_console(*, soft_wrap: bool = False) -> Console:
-    """Return a console for tables that are wider than a terminal may be.
+    """Return a console for tables that were asked for, also of a quiet process.
+
+    They may be wider than a terminal.
 
     Args:
         soft_wrap: Leave it to the terminal to break lines.
     """
     console = open_console(soft_wrap=soft_wrap)
+    console.quiet = False
     console.width = max(_WIDE, console.width)
     return console
 

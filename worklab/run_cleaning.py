@@ -9,7 +9,7 @@ from rich import filesize
 
 from worklab.checkpoints import Checkpoints
 from worklab.locks import RunLock, is_locked
-from worklab.printing import print_plainly, wide_console
+from worklab.printing import open_console, print_plainly
 from worklab.run_summaries import read_record, read_result
 
 
@@ -61,7 +61,7 @@ def clean(
     for run in runs:
         read_record(run)
         read_result(run)
-    console = wide_console()
+    console = open_console()
     total = 0
     for run in runs:
         if is_locked(run):

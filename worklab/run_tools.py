@@ -27,7 +27,7 @@ from worklab.cool_down import COOL_DOWN_FILE
 from worklab.files import write_atomically
 from worklab.locks import is_locked
 from worklab.option_files import flatten
-from worklab.printing import plain, print_plainly, wide_console
+from worklab.printing import open_console, plain, print_plainly, wide_console
 from worklab.run_cleaning import clean
 from worklab.run_curves import compare
 from worklab.run_differences import diff
@@ -300,13 +300,13 @@ def cool_down(run: tyro.conf.Positional[Path], /) -> None:
             "Received: a run with `result.json`"
         )
     if (run / COOL_DOWN_FILE).exists():  # training has noted its step there
-        print_plainly(wide_console(), f"{run} has been asked to cool down already")
+        print_plainly(open_console(), f"{run} has been asked to cool down already")
         return
     write_atomically(run / COOL_DOWN_FILE, lambda file: None)
     when = "at the end of this cycle"
     if not is_locked(run):
         when = "when it has been started again, at the end of a cycle"
-    print_plainly(wide_console(), f"{run} will cool down {when}")
+    print_plainly(open_console(), f"{run} will cool down {when}")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

@@ -9,7 +9,7 @@ from collections.abc import Callable
 _logger = logging.getLogger(__name__)
 
 _MOST_CALLS = 50_000  # that wait for the server, as a day of logging every two seconds
-_MOST_LARGE = 16  # of pictures, so that an outage does not fill the memory
+_MOST_LARGE = 64  # of pictures: a batch and more, and an outage fills no memory
 _PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 60.0
 _MOST_SECONDS = 3600.0  # for one call; the next may be one that the server takes
 
@@ -32,8 +32,11 @@ class Sender:
         self.server = server
         self.refusal: Exception | None = None
         self._passes = passes
-        self._calls: queue.Queue[Callable[[], object] | None] = queue.Queue()
-        self._num_given, self._num_made = 0, 0
+        self._calls: queue.Queue[tuple[Callable[[], object], bool] | None]
+        self._calls = queue.Queue()
+        self._places = threading.BoundedSemaphore(_MOST_LARGE)
+        self._num_given, self._num_made, self._num_refused = 0, 0, 0
+        self._num_dropped = 0
         self._tried, self._closing = threading.Event(), threading.Event()
         self._outage = False
         self._thread = threading.Thread(target=self._work, name=server, daemon=True)
@@ -44,11 +47,14 @@ class Sender:
 
         Args:
             call: Called in another thread, perhaps several times.
-            large: It holds much memory, so only a few such calls may wait.
+            large: It holds much memory, so fewer such calls may wait.
         """
         self._num_given += 1
-        if self._calls.qsize() < (_MOST_LARGE if large else _MOST_CALLS):
-            self._calls.put(call)
+        has_room = self._calls.qsize() < _MOST_CALLS
+        if has_room and (not large or self._places.acquire(blocking=False)):
+            self._calls.put((call, large))
+        else:
+            self._num_dropped += 1
 
     def wait(self, seconds: float) -> bool:
         """Return whether within some seconds the first call was answered, or failed.
@@ -69,17 +75,25 @@ class Sender:
         self._calls.put(None)
         self._thread.join(seconds)
         lost = self._num_given - self._num_made
+        unanswered = lost - self._num_dropped - self._num_refused
         if lost:
             _logger.warning(
-                "%d of %d entries are not in %s; it was not there, or refused them.",
+                "%d of %d entries are not in %s: it did not answer to %d, refused %d, "
+                "and %d were dropped, as too many waited.",
                 lost,
                 self._num_given,
                 self.server,
+                unanswered,
+                self._num_refused,
+                self._num_dropped,
             )
 
     def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
+        while (item := self._calls.get()) is not None:
+            call, large = item
             self._num_made += self._make(call)
+            if large:
+                self._places.release()
             self._tried.set()
 
     def _make(self, call: Callable[[], object]) -> bool:
@@ -122,3 +136,4 @@ class Sender:
                 " ".join(str(error).split()),
             )
         self.refusal = error
+        self._num_refused += 1

@@ -6,6 +6,9 @@ from typing import Any
 
 from worklab.network import Network
 
+History = tuple[tuple[int, float], ...]
+"""Multipliers of a layer, each with the number of steps done before it, from 0 on."""
+
 
 class Stages:
     """Sets a network's multipliers by the step: staged unfreezing.
@@ -83,9 +86,14 @@ class Stages:
         network = self.network
         return [v for name, v in network.variables.items() if name in self.first_steps]
 
-    def history(self, layer: str) -> tuple[float, ...]:
-        """Return the multipliers of a layer, one for each stage."""
-        return tuple(float(multipliers[layer]) for multipliers in self._multipliers)
+    def history(self, layer: str) -> History:
+        """Return the multipliers of a layer, each with the step it is in force from."""
+        history: list[tuple[int, float]] = []
+        for begin, multipliers in zip(self._begins, self._multipliers, strict=True):
+            multiplier = float(multipliers[layer])
+            if not history or multiplier != history[-1][1]:
+                history.append((begin, multiplier))
+        return tuple(history)
 
     def enter(self, step: int) -> bool:
         """Set the multipliers for the next step.

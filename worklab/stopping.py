@@ -11,7 +11,11 @@ from typing import Any
 _logger = logging.getLogger(__name__)
 
 
-class StopRequested(Exception):
+class RunStopped(Exception):
+    """What ends a run that has not failed."""
+
+
+class StopRequested(RunStopped):
     """The run is asked to stop; `Session` saves and ends the process."""
 
     def __init__(self, signal_number: int) -> None:

@@ -80,11 +80,12 @@ def histogram(tag: str, array: np.ndarray) -> Any:
     """Return how the finite values of an array are distributed."""
     values = np.asarray(array, np.float64).ravel()
     values = values[np.isfinite(values)]
-    low, high = values.min(initial=np.inf), values.max(initial=-np.inf)
-    if low < high:
+    low, high = (values.min(), values.max()) if len(values) else (0.0, 0.0)
+    if _can_be_divided(low, high):
         counts, edges = np.histogram(values, _NUM_BUCKETS)
-    else:  # NumPy would give one value a width, and none a place
-        edges = np.full(_NUM_BUCKETS + 1, low if len(values) else 0.0)
+    else:  # NumPy would give one value a width, or refuse
+        edges = np.full(_NUM_BUCKETS + 1, low)
+        edges[-1] = high
         counts = np.zeros(_NUM_BUCKETS)
         counts[-1] = len(values)
     return Summary.Value(
@@ -133,6 +134,13 @@ def session_end() -> Any:
         ),
         tensor=hparams_metadata.NULL_TENSOR,
     )
+
+
+def _can_be_divided(low: float, high: float) -> bool:
+    """Return whether float64 has room for the edges of buckets between two values."""
+    if low == high or not np.isfinite(float(high) - float(low)):
+        return False
+    return bool(np.all(np.diff(np.linspace(low, high, _NUM_BUCKETS + 1)) > 0))
 
 
 def _encode_png(image: np.ndarray) -> bytes:

@@ -1,13 +1,16 @@
 """What TensorBoard shows of a whole test: confusions, errors, precision and recall."""
 
 import io
+import logging
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
 from worklab.curves import threshold_counts
+from worklab.printing import escape_surrogates
 from worklab.reader import Reader
 from worklab.tester import TestResult
 from worklab.writer import Writer
@@ -15,33 +18,39 @@ from worklab.writer import Writer
 _MOST_NAMED = 30  # classes whose names and shares can be read
 _MOST_ERRORS = 16
 _MOST_CURVES = 20
+_MOST_CHARACTERS = 24  # of a name beside or above a picture
 _COLUMNS = 4
+
+_logger = logging.getLogger(__name__)
 
 
 def write_test(
     writer: Writer, test: TestResult, reader: Reader, *, split: str = "test"
 ) -> None:
-    """Write the pictures of a test to a TensorBoard run of its own, at its step.
+    """Write the numbers and pictures of a test to a TensorBoard run of its own.
 
-    These are the confusion matrix, the errors that the network was most sure of, and
-    the precision-recall curves of the classes with most images, 20 at most.
+    At its step, these are loss and accuracy, the confusion matrix, the errors that the
+    network was most sure of, and the precision-recall curves of the classes with most
+    images, 20 at most. A picture that cannot be drawn, as an image has been deleted
+    meanwhile, is missing, with a warning.
 
     Args:
         writer: Where to.
         test: What was found.
         reader: What was tested.
         split: Name of the TensorBoard run.
-
-    Raises:
-        ValueError: If an image cannot be read any more.
     """
     if writer.silent:
         return
-    pictures = {"confusion matrix": draw_confusion(test)}
+    found = test.statistics
+    points = {"loss": found.loss, "accuracy": found.accuracy}
+    writer.write_points(test.step, points, split=split)
+    images = _try("confusion matrix", lambda: draw_confusion(test))
     errors = find_errors(test)
     if len(errors):
-        pictures["most confident errors"] = draw_errors(test, reader, errors)
-    images = {name: _pixels(figure) for name, figure in pictures.items()}
+        images |= _try(
+            "most confident errors", lambda: draw_errors(test, reader, errors)
+        )
     writer.write_images(test.step, images, split=split)
     counts = np.bincount(test.labels, minlength=len(test.class_names))
     chosen = np.sort(np.argsort(-counts, kind="stable")[:_MOST_CURVES])
@@ -81,7 +90,7 @@ def find_errors(test: TestResult) -> np.ndarray:
 
 def draw_confusion(test: TestResult) -> Figure:
     """Return the confusion matrix as a figure, named where there are few classes."""
-    shares, names = confusion(test), test.class_names
+    shares, names = confusion(test), [_shorten(name) for name in test.class_names]
     is_named = len(names) <= _MOST_NAMED
     side = 3 + 0.4 * len(names) if is_named else 8
     figure = Figure(figsize=(side, side), layout="constrained")
@@ -123,12 +132,38 @@ def draw_errors(test: TestResult, reader: Reader, errors: np.ndarray) -> Figure:
             continue
         cell.imshow(reader.centre(image), cmap="gray", vmin=0, vmax=255)
         answer = test.predictions[row]
-        title = (
-            f"{test.names[row][-30:]}\n{test.class_names[test.labels[row]]}, called\n"
-            f"{test.class_names[answer]} ({test.probabilities[row, answer]:.1%})"
+        name, label, called = (
+            escape_surrogates(test.names[row])[-30:],
+            _shorten(test.class_names[test.labels[row]]),
+            _shorten(test.class_names[answer]),
         )
+        share = test.probabilities[row, answer]
+        title = f"{name}\n{label}, called\n{called} ({share:.1%})"
         cell.set_title(title, size=8, parse_math=False)
     return figure
+
+
+def _try(name: str, draw: Callable[[], Figure]) -> dict[str, np.ndarray]:
+    """Return a picture by its name; nothing, and a warning, if it cannot be drawn."""
+    try:
+        return {name: _pixels(draw())}
+    except Exception as error:  # whatever it is, the test has been made
+        _logger.warning(
+            "the picture `%s` of the test could not be drawn; all else is complete. "
+            "Received: %s: %s",
+            name,
+            type(error).__name__,
+            error,
+        )
+    return {}
+
+
+def _shorten(name: str) -> str:
+    """Return a name that has room, with its beginning and end."""
+    name, half = escape_surrogates(name), _MOST_CHARACTERS // 2
+    if len(name) <= _MOST_CHARACTERS:
+        return name
+    return f"{name[: half - 1]}\N{HORIZONTAL ELLIPSIS}{name[-half:]}"
 
 
 def _pixels(figure: Figure) -> np.ndarray:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from worklab.printing import escape_surrogates
+
 
 def import_package(name: str) -> Any:
     """Import a tracker's library.
@@ -40,6 +42,11 @@ def read_ids(path: Path) -> dict[str, Any]:
             f"`{path}` should have the id of the tracker's run, as JSON; delete it to "
             f"begin a new one. Received: {error}"
         ) from error
+
+
+def run_name(run: Path) -> str:
+    """Return the name of the folder of a run, as Unicode."""
+    return escape_surrogates(run.resolve().name)
 
 
 def project_name(run: Path) -> str:

@@ -36,6 +36,6 @@ def open_trackers(
         writers = []
         for name in dict.fromkeys(names):
             writers.append(kinds[name](run))
-            opened.callback(writers[-1].close)
+            opened.callback(writers[-1].close, "failed")
         opened.pop_all()  # nothing failed, so they stay open
     return writers

@@ -21,7 +21,7 @@ from worklab.cli import log_to_standard_error
 from worklab.locks import RunLock
 from worklab.output import Mode, output_mode, speaking
 from worklab.processes import end_with_parent
-from worklab.stopping import StopSignals
+from worklab.stopping import RunStopped, StopSignals
 
 _logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ OnValidation = Callable[[int, float], bool]
 """Takes the step and the loss of a validation; returns whether to give up."""
 
 
-class TrialPruned(Exception):
+class TrialPruned(RunStopped):
     """Ends a trial that promises nothing."""
 
 

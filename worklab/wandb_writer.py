@@ -12,18 +12,22 @@ from typing import Any
 import numpy as np
 
 from worklab.files import write_json
+from worklab.metric_writer import Ending
+from worklab.printing import escape_surrogates
 from worklab.tracked_runs import (
     finite,
     finite_values,
     import_package,
     project_name,
     read_ids,
+    run_name,
 )
 
 _logger = logging.getLogger(__name__)
 
 _START_SECONDS = 30.0  # for the server to answer before training goes on without it
 _CLOSE_SECONDS = 60.0  # for what is left to arrive
+_IN_VAIN = ("retrying", "timed out", "deadline exceeded")  # said of an outage
 _NUM_BINS = 64  # of a histogram
 
 
@@ -44,7 +48,7 @@ class WandbWriter:
         run: The run folder.
 
     Raises:
-        ValueError: If the package is missing, or not logged in and not offline.
+        ValueError: If the package is missing, nobody logged in, or the run refused.
     """
 
     def __init__(self, run: Path) -> None:
@@ -55,7 +59,7 @@ class WandbWriter:
             name: value
             for variable, name, value in (
                 ("WANDB_PROJECT", "project", project_name(run)),
-                ("WANDB_NAME", "run_name", run.resolve().name),
+                ("WANDB_NAME", "run_name", run_name(run)),
                 ("WANDB_DIR", "root_dir", str(run)),
                 ("WANDB_RESUME", "resume", "allow"),
                 ("WANDB_INIT_TIMEOUT", "init_timeout", _START_SECONDS),
@@ -63,6 +67,7 @@ class WandbWriter:
             )
             if variable not in os.environ
         } | {"finish_timeout_raises": True}
+        _check_folder(settings.get("root_dir", ""))
         saved = read_ids(run / "wandb.json")
         if saved:
             settings["run_id"] = saved["id"]
@@ -119,10 +124,10 @@ class WandbWriter:
         with self._going_on():
             self._run.config.update(dict(hparams), allow_val_change=True)
 
-    def close(self) -> None:
-        """Finish the run, and say where what has not arrived is kept."""
+    def close(self, ending: Ending = "finished") -> None:
+        """Finish the run, or fail it, and say where what has not arrived is kept."""
         with self._going_on():
-            self._run.finish()
+            self._run.finish(exit_code=int(ending == "failed"))
         if self._failed:
             _logger.warning(
                 "not everything is on the server of Weights & Biases; what is kept "
@@ -140,13 +145,14 @@ class WandbWriter:
         init = functools.partial(wandb.init, reinit="create_new")
         try:
             return init(settings=wandb.Settings(**settings))
-        except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
-            raise ValueError(
-                "Weights & Biases does not take the run; log in by `wandb login`, or "
-                "set WANDB_API_KEY, or WANDB_MODE=offline to keep everything here. "
-                f"Received: {error}"
-            ) from error
         except (wandb.errors.Error, TimeoutError) as error:
+            if self._refuses(error):
+                raise ValueError(
+                    "Weights & Biases does not take the run; log in by `wandb login`, "
+                    "or set WANDB_API_KEY, see that WANDB_ENTITY and WANDB_PROJECT are "
+                    "yours, or set WANDB_MODE=offline to keep everything here. "
+                    f"Received: {error}"
+                ) from error
             _logger.warning(
                 "Weights & Biases does not answer; training goes on, and everything is "
                 "kept here. Received: %s",
@@ -154,6 +160,15 @@ class WandbWriter:
             )
         self._failed = True
         return init(settings=wandb.Settings(**settings, mode="offline"))
+
+    def _refuses(self, error: Exception) -> bool:
+        """Return whether an error is an answer, and not the want of one."""
+        errors = self._wandb.errors
+        if isinstance(error, errors.UsageError | errors.AuthenticationError):
+            return True
+        # What may pass is tried until the time is up, and is of the same class.
+        in_vain = any(words in str(error).lower() for words in _IN_VAIN)
+        return isinstance(error, errors.CommError) and not in_vain
 
     def _log(self, step: int, split: str, values: Mapping[str, Any]) -> None:
         named = {f"{split}/{name}": value for name, value in values.items()}
@@ -171,3 +186,17 @@ class WandbWriter:
                     f"{type(error).__name__}: {error}",
                 )
             self._failed = True
+
+
+def _check_folder(folder: str) -> None:
+    """Check that the library can write there.
+
+    Raises:
+        ValueError: If its name is not Unicode.
+    """
+    if folder != escape_surrogates(folder):
+        raise ValueError(
+            "Weights & Biases cannot write to a folder whose name is not Unicode; give "
+            "another `--run`, or a folder by WANDB_DIR. "
+            f"Received: WANDB_DIR={folder!r}"
+        )

@@ -1,8 +1,11 @@
 """Writer: TensorBoard, CSV and console, one verb each."""
 
+import contextlib
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -13,9 +16,10 @@ from worklab.csv_log import CsvLog
 from worklab.curves import ThresholdCounts
 from worklab.files import writing
 from worklab.graph import keras_graph
-from worklab.metric_writer import MetricWriter as MetricWriter
-from worklab.printing import print_event
+from worklab.metric_writer import Ending, MetricWriter
+from worklab.printing import escape_surrogates, print_event
 from worklab.progress import Display, open_display
+from worklab.stopping import RunStopped
 from worklab.tensorboard_events import EventFile, cut_events
 
 _COLUMNS = ("step", "split", "loss", "accuracy", "learning_rate")
@@ -23,6 +27,9 @@ _LAYER_COLUMNS = ("step", "group", "learning_rate", "update_to_weight")
 
 # The TensorBoard run in whose sub-runs its HParams plugin looks for results.
 _WHOLE = "."
+
+
+Value = TypeVar("Value")
 
 
 class Writer:
@@ -41,7 +48,7 @@ class Writer:
             everything and writes nothing, as on all workers but the chief.
         console: Where progress is shown; None shows nothing.
         others: Take scalars, images, histograms, texts and hyper-parameters as well;
-            not where `run` is None. They are closed with this.
+            not where `run` is None. They are closed with this, and told how it ended.
     """
 
     def __init__(
@@ -74,7 +81,19 @@ class Writer:
             name: f"{value:.9g}" for name, value in scalars.items()
         }
         self._history.append([[row.get(column, "") for column in _COLUMNS]])
-        self._write_points(step, scalars, split)
+        self.write_points(step, scalars, split=split)
+
+    def write_points(
+        self, step: int, points: Mapping[str, float], *, split: str = "train"
+    ) -> None:
+        """Write a point of each TensorBoard curve, and no row of the history."""
+        if self.silent:
+            return
+        points = _escaped(points)
+        values = [values_of.scalar(name, value) for name, value in points.items()]
+        self._write_values(step, values, split)
+        for other in self._others:
+            other.write_scalars(step, points, split=split)
 
     def write_layers(
         self, step: int, rates: Mapping[str, float], ratios: Mapping[str, float]
@@ -102,12 +121,12 @@ class Writer:
         )
         points = {f"learning_rate/{name}": rate for name, rate in rates.items()}
         points |= {f"update_to_weight/{name}": ratio for name, ratio in ratios.items()}
-        self._write_points(step, points, "train")
+        self.write_points(step, points)
 
     def write_speed(self, step: int, speeds: Mapping[str, float]) -> None:
         """Write the speed of training, which no two runs share, to TensorBoard."""
         points = {f"speed/{name}": value for name, value in speeds.items()}
-        self._write_points(step, points, "train")
+        self.write_points(step, points)
 
     def start_profile(self) -> None:
         """Begin a TensorFlow profile, for TensorBoard's profile plugin, once."""
@@ -132,6 +151,7 @@ class Writer:
         """
         if self.silent:
             return
+        images = _escaped(images)
         values = [values_of.images(name, batch) for name, batch in images.items()]
         self._write_values(step, values, split)
         for other in self._others:
@@ -141,6 +161,7 @@ class Writer:
         """Write the distribution of each array's values."""
         if self.silent:
             return
+        arrays = _escaped(arrays)
         values = [values_of.histogram(name, array) for name, array in arrays.items()]
         self._write_values(step, values, "train")
         for other in self._others:
@@ -152,7 +173,10 @@ class Writer:
         """Write a precision-recall curve for each class."""
         if self.silent:
             return
-        values = [values_of.precision_recall(name, c) for name, c in curves.items()]
+        values = [
+            values_of.precision_recall(name, counts)
+            for name, counts in _escaped(curves).items()
+        ]
         self._write_values(step, values, split)
 
     def write_graph(self, model: Any) -> None:
@@ -169,6 +193,7 @@ class Writer:
         """Write texts in Markdown."""
         if self.silent:
             return
+        texts = {n: escape_surrogates(text) for n, text in _escaped(texts).items()}
         values = [values_of.text(name, text) for name, text in texts.items()]
         self._write_values(step, values, split)
         for other in self._others:
@@ -178,7 +203,12 @@ class Writer:
         """Write the hyper-parameters, by which TensorBoard compares runs."""
         if self.silent:
             return
-        values = [values_of.session_start(str(self._run), hparams)]
+        hparams = {
+            name: escape_surrogates(value) if isinstance(value, str) else value
+            for name, value in _escaped(hparams).items()
+        }
+        run = escape_surrogates(str(self._run))
+        values = [values_of.session_start(run, hparams)]
         self._write_values(0, values, _WHOLE)
         for other in self._others:
             other.write_hparams(hparams)
@@ -226,14 +256,24 @@ class Writer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close(_ending(error))
 
-    def close(self) -> None:
-        """End profile and progress bar, and close the others."""
-        self._end()
-        for other in self._others:
-            other.close()
+    def close(self, ending: Ending = "finished") -> None:
+        """End profile and progress bar, and close the others, whatever fails.
+
+        Args:
+            ending: How the run has ended, which the others are told.
+        """
+        with contextlib.ExitStack() as closing:
+            for other in reversed(self._others):
+                closing.push(functools.partial(_close, other, ending))
+            self._end()
 
     def get_state(self) -> dict[str, Any]:
         """Say how far goes what is written, all of which has left this process."""
@@ -262,14 +302,6 @@ class Writer:
                 with writing(folder):
                     cut_events(folder, self._last_steps.get(split, -1))
 
-    def _write_points(self, step: int, points: Mapping[str, float], split: str) -> None:
-        if self.silent:
-            return
-        values = [values_of.scalar(name, value) for name, value in points.items()]
-        self._write_values(step, values, split)
-        for other in self._others:
-            other.write_scalars(step, points, split=split)
-
     def _write_values(self, step: int, values: Sequence[Any], split: str) -> None:
         if self.silent:
             return
@@ -288,3 +320,25 @@ class Writer:
             self._progress.close()
             self._progress = None
         self._event_files.clear()
+
+
+def _escaped(values: Mapping[str, Value]) -> dict[str, Value]:
+    return {escape_surrogates(name): value for name, value in values.items()}
+
+
+def _ending(error: BaseException | None) -> Ending:
+    if error is None:
+        return "finished"
+    is_failure = isinstance(error, Exception) and not isinstance(error, RunStopped)
+    return "failed" if is_failure else "stopped"
+
+
+def _close(
+    other: MetricWriter,
+    ending: Ending,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+) -> None:
+    """Close, as something of which the run's end has failed if there is an error."""
+    other.close(ending if error is None else _ending(error))

@@ -158,7 +158,9 @@ def digest_source(path: Path) -> str | None:
     """
     if path.is_dir():
         names = sorted(each.relative_to(path).as_posix() for each in path.glob("*/*"))
-        return hashlib.sha256("\n".join(names).encode()).hexdigest()
+        return hashlib.sha256(
+            "\n".join(names).encode(errors="surrogateescape")
+        ).hexdigest()
     try:
         shards = find_shards(path)
     except FileNotFoundError:
@@ -171,5 +173,6 @@ def digest_source(path: Path) -> str | None:
         size = shard.stat().st_size
         with open(shard, "rb") as file:
             file.seek(max(0, size - _HEAD_BYTES))
-            digest.update(f"{shard.name} {size} ".encode() + file.read())
+            name = shard.name.encode(errors="surrogateescape")
+            digest.update(name + f" {size} ".encode() + file.read())
     return digest.hexdigest()
