@@ -3,6 +3,7 @@ import html.parser
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
@@ -18,7 +19,9 @@ from worklab.checkpoints import (
     list_steps,
     load_checkpoint,
 )
+from worklab.option_files import options_to_json
 from worklab.options import ReaderOptions
+from worklab.pretrained.report import ImportReport, ImportRow
 from worklab.readers import ArrayReader
 from worklab.report.contents import find_decays, gather, read_groups
 from worklab.report.examples import choose_examples
@@ -234,6 +237,25 @@ def test_lines_keep_their_extremes_where_rows_are_many(uneven):
     assert (line["x"][0], line["x"][-1]) == (0, 19_999)
     assert line["y"][line["x"].index(7_001)] == 500
     assert min(line["y"]) == 0.25
+
+
+def test_import_is_counted_as_the_console_does(uneven):
+    report = ImportReport(
+        Path("w.npz"),
+        "npz",
+        "keras",
+        None,
+        tuple(
+            ImportRow(f"layer{number}/kernel", ("a",), "own name", action)
+            for number, action in enumerate(["copied", "transposed", "skipped"])
+        ),
+        ("left",),
+    )
+    plain = options_to_json(dataclasses.asdict(report))
+    contents = dataclasses.replace(uneven, record=uneven.record | {"imported": plain})
+    says = "2 variables restored, 1 initialised, 1 names in the file unused"
+    assert says in str(report)
+    assert says in Page(make_page(contents)).words()
 
 
 def test_rate_that_never_changes_is_in_the_middle_of_its_axis(uneven):

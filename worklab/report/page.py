@@ -28,6 +28,7 @@ _FILTERED_FROM = 30  # classes from which on one looks for a name
 
 # What has nothing wrong in an import report, and so comes last.
 _PLAIN_ACTIONS = ("copied", "transposed")
+_FRESH_ACTIONS = ("skipped", "initialised", "missing", "shape")  # nothing was restored
 
 
 def make_page(contents: Contents) -> str:
@@ -129,7 +130,7 @@ def _imported(report: Any) -> dict[str, Any] | None:
     if not isinstance(report, Mapping):
         return None
     rows = sorted(report["rows"], key=lambda row: row["action"] in _PLAIN_ACTIONS)
-    num_restored = sum(bool(row["sources"]) for row in rows)
+    num_restored = sum(row["action"] not in _FRESH_ACTIONS for row in rows)
     return {**report, "rows": rows, "num_restored": num_restored}
 
 
