@@ -56,7 +56,7 @@ parity: $(PARITY)/.installed  ## compare imported networks with torchvision, tim
 trackers: $(TRACKERS)/.installed  ## log to Weights & Biases and MLflow, and read it back
 	@$(TRACKERS)/bin/python -m pytest tests/test_trackers.py
 
-stress: $(READY)  ## run the fault tests, minutes each
+stress: $(READY)  ## run the fault tests, the pages in a browser, and other long tests
 	@$(PY) -m pytest -m stress --timeout 1800
 
 # On the oldest Python we support, so that every version pinned exists for all of them.

@@ -66,8 +66,8 @@ def small_model():
         ("ResNet50", ".weights.h5"),
         ("MobileNetV2", ".keras"),
         ("EfficientNetV2B0", ".h5"),
-        ("ConvNeXtTiny", ".h5"),
-        ("DenseNet121", ".weights.h5"),
+        pytest.param("ConvNeXtTiny", ".h5", marks=pytest.mark.stress),
+        pytest.param("DenseNet121", ".weights.h5", marks=pytest.mark.stress),
     ],
 )
 def test_adopted_network_gives_the_logits_of_keras(name, suffix, tmp_path):

@@ -16,7 +16,7 @@ from worklab.report.writing import write_report
 
 NAMES = ["bird", "ant", "</script><b>cow", "dog"]
 
-pytestmark = needs_chromium
+pytestmark = [pytest.mark.stress, needs_chromium]
 
 
 @pytest.fixture(scope="module")

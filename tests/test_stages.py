@@ -70,6 +70,7 @@ def test_multiplier_alone_changes_the_update(tmp_path, tiny_reader):
     np.testing.assert_allclose(moves[1], 2 * moves[0], rtol=1e-3, atol=1e-7)
 
 
+@pytest.mark.stress
 def test_resume_in_any_stage_is_as_if_never_stopped(tmp_path, tiny_reader):
     optimizer = OptimizerOptions(name="adam")
     trainer = make_trainer(tmp_path / "whole", tiny_reader, optimizer=optimizer)
