@@ -299,6 +299,44 @@ def test_temperature_is_of_the_same_answers(copied_run):
     assert "answers of a, b together" in Page(make_page(found)).words()
 
 
+def test_damaged_valid_test_costs_the_temperature_alone(copied_run):
+    find_test(copied_run, "valid").write_text("{")
+    found = numbers_of(write_report(copied_run))
+    assert found["test"]["accuracy"] is not None
+    assert found["test"]["temperature"] is None
+    assert "A test cannot be read, and is left out." in found["remarks"][0]
+
+
+def test_report_is_of_the_test_at_the_end_or_else_of_the_best(copied_run):
+    path = copied_run / "result.json"
+    result = json.loads(path.read_text())
+    best = result["best_step"]
+    for step in (best - 1, best + 1):  # others, made by hand
+        other = random_test(6, 3, seed=step, step=step)
+        other.class_names[:] = CLASS_NAMES
+        other.save(copied_run / "tests")
+    assert gather(copied_run).test.step == best
+    at_end = read_test(copied_run / f"tests/step-{best - 1:08d}.test.json")
+    path.write_text(json.dumps(result | {"test": at_end.statistics.to_json()}))
+    assert gather(copied_run).test.step == best - 1
+    path.write_text(json.dumps(result | {"test": None}))
+    assert gather(copied_run).test.step == best
+    path.unlink()
+    assert gather(copied_run).test.step == best + 1
+
+
+def test_table_of_validations_marks_the_best_and_the_decays(uneven):
+    steps = [*uneven.curves["valid"]["loss"]]
+    best = uneven.summary.best_step
+    other = next(step for step in steps if step != best)
+    source = make_page(dataclasses.replace(uneven, decays=[other]))
+    table = source[source.index('aria-label="Validations"') :]
+    rows = re.findall(r'row">(\d+)</th>.*?class="left">([^<]*)</td></tr>', table)
+    remarks = {int(step): remark for step, remark in rows[: len(steps)]}
+    expected = {best: "best", other: "rate lowered"}
+    assert remarks == {step: expected.get(step, "") for step in steps}
+
+
 def test_what_prevents_a_report_costs_no_result(copied_run, caplog):
     options = test_launcher.Options(run=copied_run)
     (copied_run / "report.html").unlink()

@@ -245,9 +245,10 @@ def _valid(test_file: Path, test: TestResult, remarks: list[str]) -> TestResult 
     path = test_file.with_name(".".join([stem, "valid", *rest]))
     if split != test.split or test.split == "valid" or not path.exists():
         return None
-    if _members(path) != _members(test_file):
+    valid = _read_test(path, remarks)
+    if valid is None or _members(path) != _members(test_file):
         return None
-    return _read_test(path, remarks)
+    return valid
 
 
 def _read_test(path: Path, remarks: list[str]) -> TestResult | None:
